@@ -1,0 +1,4 @@
+// Precompiled: the JSON library.
+#pragma once
+
+#include <nlohmann/json.hpp>
