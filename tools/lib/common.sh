@@ -1,0 +1,57 @@
+# Shared by the scripts in tools/: where things are, messages, logged stages. Sourced by bash.
+
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+logs="$root/build/logs"
+venv="$root/.venv"
+
+if [[ -t 1 && -z ${NO_COLOR:-} ]]; then
+    bold=$'\e[1m' dim=$'\e[2m' red=$'\e[31m' green=$'\e[32m' plain=$'\e[0m'
+else
+    bold='' dim='' red='' green='' plain=''
+fi
+
+say() { printf '%s\n' "$*"; }
+heading() { printf '%s%s%s\n' "$bold" "$*" "$plain"; }
+die() {
+    printf '%serror:%s %s\n' "$red" "$plain" "$*" >&2
+    exit 1
+}
+
+# usage_of FILE: the comment block at the head of a script is its --help.
+usage_of() { sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$1"; }
+
+# logged NAME CMD...: runs CMD with its output in build/logs/NAME.log. Prints one line with the
+# time taken; on failure also the end of the log. Returns CMD's status.
+logged() {
+    local name=$1 log="$logs/$1.log" started=$SECONDS status=0
+    shift
+    mkdir -p "$logs"
+    printf '  %-26s ' "$name"
+    "$@" >"$log" 2>&1 || status=$?
+    if ((status == 0)); then
+        printf '%sok%s    %s%4d s%s\n' "$green" "$plain" "$dim" $((SECONDS - started)) "$plain"
+    else
+        printf '%sFAILED%s%s%4d s%s  (exit %d)\n' "$red" "$plain" "$dim" \
+            $((SECONDS - started)) "$plain" "$status"
+        printf -- '---- last lines of %s\n' "${log#"$root"/}"
+        tail -n 60 "$log"
+        printf -- '----\n'
+    fi
+    return $status
+}
+
+# build PRESET [TARGET...]: configures when needed and builds.
+build() {
+    local preset=$1
+    shift
+    cd "$root"
+    # A build folder of another source tree (a moved clone) cannot be reused.
+    local cache="$root/build/$preset/CMakeCache.txt"
+    if [[ -f $cache ]] && ! grep -qxF "CMAKE_HOME_DIRECTORY:INTERNAL=$root" "$cache"; then
+        rm -rf "${root:?}/build/$preset"
+    fi
+    cmake --preset "$preset"
+    cmake --build "build/$preset" ${1:+--target "$@"}
+}
