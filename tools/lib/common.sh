@@ -55,3 +55,19 @@ build() {
     cmake --preset "$preset"
     cmake --build "build/$preset" ${1:+--target "$@"}
 }
+
+# install_package: puts the Python package, shmstored and shmctl into .venv, taking the client
+# library and the programs from build/release. Nothing to do when none of its inputs changed.
+install_package() {
+    cd "$root"
+    local stamp="$venv/package-installed" wanted
+    wanted=$(find build/release/bin/shmstored build/release/bin/shmctl build/release/lib \
+        include client/python cmake CMakeLists.txt pyproject.toml \
+        -type f -not -name '*.pyc' -exec cksum {} + | sort -k 3)
+    if [[ -f $stamp && $(<"$stamp") == "$wanted" ]]; then return; fi
+    # README is part of the metadata, and a folder of its own keeps a later `pip install .` apart.
+    "$venv/bin/python" -m pip install --disable-pip-version-check --no-deps --force-reinstall \
+        --no-build-isolation -C build-dir=build/wheel-prebuilt \
+        -C cmake.define.SHMSTORE_PREBUILT="$root/build/release" .
+    printf '%s\n' "$wanted" >"$stamp"
+}
