@@ -1,0 +1,197 @@
+// Seal: soft keeps the maker's map, hard makes stale writes harmless and is enforced by the kernel.
+#include <fcntl.h>
+#include <sys/mman.h>
+
+#include <cerrno>
+
+#include "tests/support/raw_session.hpp"
+#include "tests/support/testing.hpp"
+
+using namespace shmstore;
+using namespace shmstore::testing;
+using protocol::ArrayBody;
+
+namespace {
+
+constexpr std::size_t kBytes = 300'000;
+
+SealOptions hard_seal() {
+  SealOptions options;
+  options.hard = true;
+  return options;
+}
+
+}  // namespace
+
+TEST_CASE("seal: soft: in place, read-only for this handle, twice is fine") {
+  DaemonFixture daemon;
+  Client client = daemon.connect();
+  auto draft = create_bytes(client, "x", kBytes);
+  REQUIRE(draft);
+  CHECK(draft->is_creator());
+  CHECK(draft->state() == State::draft);
+  const std::byte* data = draft->data();
+  fill(*draft, 1);
+  EXPECT_OK(draft->seal());
+  EXPECT_OK(draft->seal());
+  CHECK(draft->data() == data);
+  CHECK(draft->access() == Access::read);
+  CHECK(draft->writable_data() == nullptr);
+  CHECK(draft->state() == State::sealed);
+  CHECK(draft->sealed() == Seal::soft);
+  CHECK(draft->version() > 0);
+  CHECK(client.info("x").value().sealed == "soft");
+  CHECK(client.info("x").value().leases == 1);
+}
+
+TEST_CASE("seal: hard: the maker's stale writes stay in its process") {
+  DaemonFixture daemon;
+  Client client = daemon.connect();
+  Client other = daemon.connect();
+  auto draft = create_bytes(client, "x", kBytes);
+  REQUIRE(draft);
+  fill(*draft, 1);
+  std::byte* stale = draft->writable_data();
+  EXPECT_OK(draft->seal(hard_seal()));
+  CHECK(draft->sealed() == Seal::hard);
+  CHECK(draft->data() == stale);
+  CHECK(only_byte(*draft) == 1);
+  stale[0] = std::byte{9};
+  auto reader = other.attach_any("x");
+  REQUIRE(reader);
+  CHECK(only_byte(*reader) == 1);
+  CHECK(client.info("x").value().sealed == "hard");
+}
+
+TEST_CASE("seal: hard asked for at create, or because others may open it") {
+  DaemonFixture daemon;
+  Client client = daemon.connect();
+  CreateOptions options;
+  options.hard = true;
+  auto one = put_bytes(client, "one", kBytes, 1, options);
+  REQUIRE(one);
+  CHECK(one->sealed() == Seal::hard);
+  options.hard = false;
+  options.perms = 0644;
+  auto two = create_bytes(client, "two", kBytes, options);
+  REQUIRE(two);
+  fill(*two, 2);
+  EXPECT_OK(two->seal());
+  CHECK(two->sealed() == Seal::hard);
+  CHECK(only_byte(*two) == 2);
+  options.perms = 0600;
+  auto three = put_bytes(client, "three", kBytes, 1, options);
+  REQUIRE(three);
+  CHECK(three->sealed() == Seal::soft);
+}
+
+TEST_CASE("seal: a writable descriptor is refused by the kernel after a hard seal") {
+  DaemonFixture daemon;
+  RawSession raw(daemon.socket());
+  REQUIRE(raw.hello().ok());
+  const RawReply made = raw.create("x", kBytes);
+  REQUIRE(made.fds.size() == 1);
+  const int fd = made.fds[0].get();
+  const std::uint64_t id = struct_at<ArrayBody>(made.body).id;
+
+  SUBCASE("with a writable map it is busy, without one it is sealed") {
+    void* map = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    REQUIRE(map != MAP_FAILED);
+    CHECK(raw.seal(id, true).outcome() == "busy");
+    ::munmap(map, kBytes);
+    CHECK(raw.seal(id, true).ok());
+    CHECK(::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) == MAP_FAILED);
+    CHECK(errno == EPERM);
+    CHECK(::write(fd, "x", 1) < 0);
+    CHECK(errno == EPERM);
+    CHECK((::fcntl(fd, F_GET_SEALS) & F_SEAL_WRITE) != 0);
+  }
+  SUBCASE("the length never changes, and nobody adds seals to a draft of others") {
+    CHECK(::ftruncate(fd, 0) != 0);
+    CHECK(::ftruncate(fd, 1 << 30) != 0);
+    const int seals = ::fcntl(fd, F_GET_SEALS);
+    CHECK((seals & (F_SEAL_SHRINK | F_SEAL_GROW)) == (F_SEAL_SHRINK | F_SEAL_GROW));
+    CHECK((seals & F_SEAL_WRITE) == 0);
+  }
+}
+
+TEST_CASE("seal: a forked child that maps the draft writable makes a hard seal busy") {
+  DaemonFixture daemon;
+  Client client = daemon.connect();
+  auto draft = create_bytes(client, "x", kBytes);
+  REQUIRE(draft);
+  fill(*draft, 1);
+  Child child = Child::fork([&](Link& link) {
+    link.say(draft->inherited() ? "inherited" : "own");
+    static_cast<void>(link.hear());
+    return 0;
+  });
+  CHECK(child.hear() == "inherited");
+  EXPECT_ERROR(draft->seal(hard_seal()), busy);
+  // What failed changed nothing: still a draft, still writable, still shared.
+  CHECK(draft->state() == State::draft);
+  REQUIRE(draft->writable_data() != nullptr);
+  draft->writable_data()[0] = std::byte{2};
+  draft->writable_data()[0] = std::byte{1};
+  child.say("end");
+  child.wait();
+  SealOptions options = hard_seal();
+  CHECK(wait_until([&] { return draft->seal(options).has_value(); }));
+  CHECK(only_byte(Client(daemon.connect()).attach_any("x").value()) == 1);
+}
+
+TEST_CASE("seal: mutable arrays are shared at once and can be sealed") {
+  DaemonFixture daemon;
+  Client client = daemon.connect();
+  Client other = daemon.connect();
+  const std::uint64_t shape[] = {4};
+  auto mine = client.create_mutable<std::int64_t>("counter", shape);
+  REQUIRE(mine);
+  auto theirs = other.attach_writable<std::int64_t>("counter");
+  auto reader = other.attach<std::int64_t>("counter");
+  AttachOptions copy = access(Access::copy);
+  auto copied = other.attach_writable<std::int64_t>("counter", copy);
+  REQUIRE(theirs);
+  REQUIRE(reader);
+  REQUIRE(copied);
+  mine->data()[0] = 41;
+  ++theirs->data()[0];
+  CHECK(reader->data()[0] == 42);
+  CHECK(copied->data()[0] == 42);
+  copied->data()[0] = 7;
+  CHECK(reader->data()[0] == 42);
+  CHECK(client.info("counter").value().state == "mutable");
+  EXPECT_ERROR(mine->any().seal(), busy);
+  EXPECT_OK(theirs->release());
+  EXPECT_OK(mine->any().seal());
+  CHECK(client.info("counter").value().state == "sealed");
+  EXPECT_ERROR(other.attach_any("counter", access(Access::write)), invalid_argument);
+  CHECK(reader->data()[0] == 42);
+}
+
+TEST_CASE("seal: a copy of a sealed array is private") {
+  DaemonFixture daemon;
+  Client client = daemon.connect();
+  auto array = put_bytes(client, "x", kBytes, 1);
+  auto one = client.attach_any("x", access(Access::copy));
+  auto two = client.attach_any("x", access(Access::copy));
+  REQUIRE(one);
+  REQUIRE(two);
+  CHECK(one->data() != two->data());
+  fill(*one, 8);
+  CHECK(only_byte(*two) == 1);
+  CHECK(only_byte(*array) == 1);
+  CHECK(only_byte(*one) == 8);
+}
+
+TEST_CASE("seal: only writers may seal") {
+  DaemonFixture daemon;
+  Client client = daemon.connect();
+  auto draft = create_bytes(client, "x", kBytes);
+  REQUIRE(draft);
+  RawSession raw(daemon.socket());
+  REQUIRE(raw.hello().ok());
+  CHECK(raw.seal(draft->id().raw).outcome() == "permission_denied");
+  CHECK(raw.seal(12345).outcome() == "not_found");
+  CHECK(client.info("x").value().state == "draft");
+}
