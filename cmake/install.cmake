@@ -3,6 +3,21 @@
 
 include(CMakePackageConfigHelpers)
 
+# install_configured(<template> <folder> <name>): fills the template in when it is installed, so
+# that it names the prefix that `cmake --install --prefix` was given.
+function(install_configured template folder name)
+  install(CODE "
+    set(version \"${PROJECT_VERSION}\")
+    set(description \"${PROJECT_DESCRIPTION}\")
+    set(libdir \"${CMAKE_INSTALL_LIBDIR}\")
+    set(includedir \"${CMAKE_INSTALL_INCLUDEDIR}\")
+    get_filename_component(prefix \"\${CMAKE_INSTALL_PREFIX}\" ABSOLUTE)
+    set(bindir \"\${prefix}/${CMAKE_INSTALL_BINDIR}\")
+    set(file \"\$ENV{DESTDIR}\${prefix}/${folder}/${name}\")
+    message(STATUS \"Installing: \${file}\")
+    configure_file(\"${template}\" \"\${file}\" @ONLY)")
+endfunction()
+
 foreach(program shmstored shmctl)
   if(TARGET ${program})
     install(TARGETS ${program} RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
@@ -29,10 +44,8 @@ if(TARGET shmstore)
                 "${PROJECT_BINARY_DIR}/shmstore-config-version.cmake"
           DESTINATION "${package_folder}")
 
-  configure_file("${PROJECT_SOURCE_DIR}/cmake/shmstore.pc.in"
-                 "${PROJECT_BINARY_DIR}/shmstore.pc" @ONLY)
-  install(FILES "${PROJECT_BINARY_DIR}/shmstore.pc"
-          DESTINATION "${CMAKE_INSTALL_LIBDIR}/pkgconfig")
+  install_configured("${PROJECT_SOURCE_DIR}/cmake/shmstore.pc.in"
+                     "${CMAKE_INSTALL_LIBDIR}/pkgconfig" shmstore.pc)
 endif()
 
 # --- manual pages, completions -------------------------------------------------------------------
@@ -54,21 +67,15 @@ install_completion(zsh shmctl.zsh zsh/site-functions _shmctl)
 install_completion(fish shmctl.fish fish/vendor_completions.d shmctl.fish)
 
 # --- systemd -------------------------------------------------------------------------------------
-# Units name the installed program, so they are written for the prefix.
 set(SHMSTORE_UNITDIR "lib/systemd" CACHE STRING "Folder of systemd units below the prefix")
 set(unit_source "${PROJECT_SOURCE_DIR}/systemd")
-set(unit_build "${PROJECT_BINARY_DIR}/systemd")
 foreach(kind system user)
-  foreach(unit shmstored.service shmstored.socket)
-    if(EXISTS "${unit_source}/${kind}/${unit}.in")
-      configure_file("${unit_source}/${kind}/${unit}.in" "${unit_build}/${kind}/${unit}" @ONLY)
-      install(FILES "${unit_build}/${kind}/${unit}" DESTINATION "${SHMSTORE_UNITDIR}/${kind}")
-    endif()
-  endforeach()
+  install(FILES "${unit_source}/${kind}/shmstored.socket"
+          DESTINATION "${SHMSTORE_UNITDIR}/${kind}")
+  install_configured("${unit_source}/${kind}/shmstored.service.in"
+                     "${SHMSTORE_UNITDIR}/${kind}" shmstored.service)
 endforeach()
 foreach(kind sysusers tmpfiles)
-  if(EXISTS "${unit_source}/shmstore.${kind}.conf")
-    install(FILES "${unit_source}/shmstore.${kind}.conf"
-            DESTINATION "lib/${kind}.d" RENAME shmstore.conf)
-  endif()
+  install(FILES "${unit_source}/shmstore.${kind}.conf"
+          DESTINATION "lib/${kind}.d" RENAME shmstore.conf)
 endforeach()
