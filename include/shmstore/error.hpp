@@ -103,27 +103,33 @@ class [[nodiscard]] Result {
 
   [[nodiscard]] T& value() & {
     check();
-    return *std::get_if<0>(&state_);
+    return known(std::get_if<0>(&state_));
   }
   [[nodiscard]] const T& value() const& {
     check();
-    return *std::get_if<0>(&state_);
+    return known(std::get_if<0>(&state_));
   }
   [[nodiscard]] T value() && {
     check();
-    return std::move(*std::get_if<0>(&state_));
+    return std::move(known(std::get_if<0>(&state_)));
   }
   /// REQUIRES: has_value(). Unchecked.
-  [[nodiscard]] T& operator*() & noexcept { return *std::get_if<0>(&state_); }
-  [[nodiscard]] const T& operator*() const& noexcept { return *std::get_if<0>(&state_); }
-  [[nodiscard]] T&& operator*() && noexcept { return std::move(*std::get_if<0>(&state_)); }
+  [[nodiscard]] T& operator*() & noexcept { return known(std::get_if<0>(&state_)); }
+  [[nodiscard]] const T& operator*() const& noexcept { return known(std::get_if<0>(&state_)); }
+  [[nodiscard]] T&& operator*() && noexcept { return std::move(known(std::get_if<0>(&state_))); }
   [[nodiscard]] T* operator->() noexcept { return std::get_if<0>(&state_); }
   [[nodiscard]] const T* operator->() const noexcept { return std::get_if<0>(&state_); }
 
-  [[nodiscard]] const Error& error() const& noexcept { return *std::get_if<1>(&state_); }
-  [[nodiscard]] Error&& error() && noexcept { return std::move(*std::get_if<1>(&state_)); }
+  [[nodiscard]] const Error& error() const& noexcept { return known(std::get_if<1>(&state_)); }
+  [[nodiscard]] Error&& error() && noexcept { return std::move(known(std::get_if<1>(&state_))); }
 
  private:
+  /// What get_if found, where it must have found something: compilers warn of null otherwise.
+  template <class Found>
+  static Found& known(Found* found) noexcept {
+    if (found == nullptr) __builtin_unreachable();
+    return *found;
+  }
   void check() const {
     if (!has_value()) throw BadResult(error());
   }
