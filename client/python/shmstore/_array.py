@@ -1,0 +1,203 @@
+"""SharedArray: an ndarray whose memory is in the store."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
+
+import numpy as np
+
+from . import _ext
+from ._dtype import dtype_of
+from ._errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+    from typing_extensions import Self
+
+
+class Shm(NamedTuple):
+    """What the store knows about an array, as of the last call through it: ``x.shm``.
+
+    A snapshot: it keeps nothing alive and does not change.
+    """
+
+    id: str  #: Names the array in its store for ever; a decimal number.
+    name: Optional[str]  #: None for anonymous arrays; ``~uid/name`` in another user's namespace.
+    version: int  #: Grows with every array published under the name; 0 for a draft.
+    state: str  #: ``"draft"``, ``"sealed"``, ``"mutable"`` or ``"dying"``.
+    access: str  #: ``"r"``, ``"r+"`` or ``"c"``.
+    perms: int  #: Permission bits, as ``0o600``.
+    nbytes: int  #: Bytes of the whole array, of which this may be a view.
+    sealed: Optional[str]  #: ``"soft"``, ``"hard"``, or None while it can be written.
+
+
+def lease_of(array: Any) -> Optional[_ext.Lease]:
+    """The lease at the end of the chain of bases, or None."""
+    base = array.base
+    while base is not None:
+        if isinstance(base, _ext.Lease):
+            return base
+        # memoryviews name their object differently; anything else that has a base names it so.
+        base = base.obj if isinstance(base, memoryview) else getattr(base, "base", None)
+    return None
+
+
+def extent(array: NDArray[Any]) -> tuple[int, int]:
+    """First address and address past the last byte that the array's elements occupy."""
+    low: int = array.__array_interface__["data"][0]
+    if array.size == 0:
+        return low, low
+    high = low + array.itemsize
+    for dim, stride in zip(array.shape, array.strides):
+        if stride < 0:
+            low += (dim - 1) * stride
+        else:
+            high += (dim - 1) * stride
+    return low, high
+
+
+def lease_around(array: NDArray[Any]) -> Optional[_ext.Lease]:
+    """The lease that all bytes of the array lie in, or None."""
+    lease = lease_of(array)
+    if lease is None or not lease.valid:
+        return None
+    low, high = extent(array)
+    start = lease.address
+    return lease if start <= low and high <= start + lease.nbytes else None
+
+
+def array_on(lease: _ext.Lease) -> SharedArray:
+    """The whole array of a lease."""
+    return np.ndarray.__new__(
+        SharedArray, lease.shape, dtype_of(lease.dtype), lease, 0, None, lease.order
+    )
+
+
+def milliseconds(seconds: Any, field: str = "timeout") -> Optional[int]:
+    """Seconds, None for ever, as whole milliseconds, rounded up."""
+    if seconds is None:
+        return None
+    try:
+        value = float(seconds)
+    except (TypeError, ValueError):
+        raise InvalidArgument(f"{field}: {seconds!r} is not a number of seconds") from None
+    if not 0 <= value <= 1e12:
+        raise InvalidArgument(f"{field}: {seconds!r} is not between 0 and 1e12 seconds")
+    return -int(-value * 1000 // 1)
+
+
+class SharedArray(_ext.ArrayBase):
+    """An ndarray whose memory is in the store.
+
+    ``put``, ``create``, ``attach`` and ``cached`` return it. It holds a lease: the memory stays, in
+    this process and in the store, as long as this array or any view of it exists; ``del`` or garbage
+    collection ends the lease, ``release(x)`` does at once. Slices and views are SharedArrays;
+    results of computations, copies, selections by lists or masks are plain ndarrays. Whatever has no
+    lease has ``.shm is None``.
+
+    Pickling sends a handle of at most 200 bytes instead of the data (for views up to four
+    dimensions) and takes a hand-over lease, so that the array lives for the receiver for the
+    client's ``grace``, 60 s unless set, even if the sender lets go. The receiver gets the same
+    memory: a draft it can write to, a mutable array writable if this view is, otherwise a read-only
+    array. Pickled by value: what has no lease, private copies (mode ``"c"``), views with a stride of
+    zero. ``copy.copy`` and ``copy.deepcopy`` give plain ndarrays.
+
+    A ``with`` block seals a draft that this process created when it ends, or drops it on an
+    exception; for other arrays the end of the block does nothing.
+
+    Threads: like any ndarray. Fork: a child reads what it inherited; nothing it does with it ends
+    the parent's lease.
+    """
+
+    __slots__ = ()
+
+    @property
+    def shm(self) -> Optional[Shm]:
+        """What the store knows about the array (``Shm``), or None without a lease."""
+        lease = lease_around(self)
+        if lease is None:
+            return None
+        return Shm(
+            str(lease.id),
+            lease.name or None,
+            lease.version,
+            lease.state,
+            lease.access,
+            lease.perms,
+            lease.nbytes,
+            lease.sealed,
+        )
+
+    def seal(self, hard: bool = False, wait: Optional[float] = 0) -> Self:
+        """Publishes a draft, or ends the writing of a mutable array; returns this array, read-only.
+
+        The whole array is sealed, also through a view. Views taken before keep numpy's writable
+        flag: writing through them may change a soft-sealed array, never a ``hard`` one. ``wait``:
+        seconds to wait for other processes that hold it ``r+``, None for ever. Twice is fine.
+
+        Raises Busy (the text names the other writers), Aborted (the draft's creator is gone),
+        PermissionDenied, InvalidArgument (not held ``r+``, or no lease). One round trip.
+        """
+        lease = lease_around(self)
+        if lease is None:
+            raise InvalidArgument("x: is not an array of the store")
+        lease.seal(hard, milliseconds(wait, "wait"))
+        if lease.access == "r":
+            self.flags.writeable = False
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        lease = lease_of(self)
+        if lease is None or not lease.creator or lease.state != "draft" or lease.inherited:
+            return
+        if kind is None:
+            self.seal()
+            return
+        try:
+            lease.abort()
+        except Exception:
+            # The block's own exception is the one to show; the draft goes with the array.
+            pass
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        from ._handle import reduce_array
+
+        return reduce_array(self, protocol)
+
+    def __reduce__(self) -> Any:
+        return self.__reduce_ex__(2)
+
+    def __copy__(self) -> NDArray[Any]:
+        return np.array(self, copy=True, order="K")
+
+    def __deepcopy__(self, memo: Any) -> NDArray[Any]:
+        return np.array(self, copy=True, order="K")
+
+
+def _returning_plain(name: str) -> Callable[..., Any]:
+    """numpy's method ``name``; a result that is no view is a plain array."""
+    method = getattr(np.ndarray, name)
+
+    @functools.wraps(method)
+    def plain_method(self: NDArray[Any], *args: Any, **kwargs: Any) -> Any:
+        return _ext.plain(method(self, *args, **kwargs))
+
+    return plain_method
+
+
+for _name in (
+    "argmax argmin argpartition argsort astype byteswap choose compress conj conjugate copy "
+    "cumprod cumsum diagonal dot flatten ravel repeat reshape round searchsorted take"
+).split():
+    setattr(SharedArray, _name, _returning_plain(_name))

@@ -1,0 +1,498 @@
+"""Client and Watch: the calls, and Python's arguments made into those of the extension."""
+
+from __future__ import annotations
+
+import json
+import operator
+import pwd
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Optional, SupportsIndex, Union, cast
+
+import numpy as np
+
+from . import _ext
+from ._array import SharedArray, array_on, milliseconds
+from ._dtype import dtype_argument, dtype_text
+from ._errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike
+
+    ShapeLike = Union[SupportsIndex, Sequence[SupportsIndex]]
+    Dict = dict[str, Any]
+    Dicts = list[Dict]  # Client.list hides the builtin in annotations of the class
+
+_MODES = ("r", "r+", "c")
+
+
+# --- arguments -------------------------------------------------------------------------------------
+
+
+def _name(name: Any) -> str:
+    """A name for the extension: None, which makes an anonymous array, is empty there."""
+    if name is None:
+        return ""
+    if not isinstance(name, str):
+        raise InvalidArgument(f"name: {name!r} is not a string")
+    if not name:
+        raise InvalidArgument("name: must not be empty; None makes an anonymous array")
+    return _encodable(name)
+
+
+def _existing(name: Any) -> str:
+    if name is None:
+        raise InvalidArgument("name: must not be None; anonymous arrays go by id=")
+    return _name(name)
+
+
+def _encodable(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"name: {name!a} is not valid text") from None
+    return name
+
+
+def _mode(mode: Any) -> str:
+    if mode not in _MODES:
+        raise InvalidArgument(f"mode: {mode!r} is none of 'r', 'r+', 'c'")
+    return str(mode)
+
+
+def _fortran(order: Any) -> bool:
+    if order not in ("C", "F"):
+        raise InvalidArgument(f"order: {order!r} is neither 'C' nor 'F'")
+    return bool(order == "F")
+
+
+def _count(value: Any, field: str) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise InvalidArgument(f"{field}: {value!r} is not an integer") from None
+    if not 0 <= number < 1 << 64:
+        raise InvalidArgument(f"{field}: {number} is not between 0 and 2^64-1")
+    return number
+
+
+def _id(id: Any) -> int:
+    """An id is a decimal text everywhere."""
+    if isinstance(id, str) and id.isascii() and id.isdigit():
+        return _count(int(id), "id")
+    raise InvalidArgument(f"id: {id!r} is not a decimal number in a string, as x.shm.id")
+
+
+def _shape(shape: Any) -> list[int]:
+    if not isinstance(shape, Iterable):
+        shape = (shape,)
+    return [_count(dim, "shape") for dim in shape]
+
+
+def _perms(perms: Any) -> int:
+    number = _count(perms, "perms")
+    if number & ~0o666:
+        raise InvalidArgument(f"perms: {number:#o} has bits outside 0o666")
+    return number
+
+
+def _attrs(attrs: Optional[Mapping[str, Any]]) -> str:
+    if attrs is None:
+        return ""
+    if not isinstance(attrs, Mapping):
+        raise InvalidArgument(f"attrs: {type(attrs).__name__} is not a mapping")
+    try:
+        return json.dumps(dict(attrs), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidArgument(f"attrs: {error}") from None
+
+
+def _layout(shape: Any, dtype: Any) -> tuple[list[int], np.dtype[Any], str]:
+    """Shape and dtype as numpy.empty takes them: a sub-array's dimensions go into the shape."""
+    dims = _shape(shape)
+    element = dtype_argument(dtype)
+    if element.subdtype is not None:
+        element, inner = element.subdtype
+        dims += inner
+    return dims, element, dtype_text(element)
+
+
+def _options(
+    order: Any = "C",
+    mutable: bool = False,
+    keep: bool = False,
+    ttl: Optional[float] = None,
+    perms: int = 0o600,
+    attrs: Optional[Mapping[str, Any]] = None,
+    replace: bool = False,
+    timeout: Optional[float] = 0,
+    late: bool = False,
+    hard: bool = False,
+) -> _ext.Options:
+    return _ext.Options(
+        _fortran(order),
+        bool(mutable),
+        bool(keep),
+        milliseconds(ttl, "ttl"),
+        _perms(perms),
+        _attrs(attrs),
+        bool(replace),
+        bool(hard),
+        milliseconds(timeout),
+        bool(late),
+    )
+
+
+def _target(name: Any, id: Any) -> Dict:
+    """What names an array for an administrative request."""
+    if id is not None:
+        if name is not None:
+            raise InvalidArgument("id: cannot be given together with a name")
+        return {"id": str(_id(id))}
+    return {"name": _ext.resolve_name(_existing(name))}
+
+
+def _prefix(prefix: Any) -> Dict:
+    """``~alice/x`` → uid and the rest."""
+    if not isinstance(prefix, str):
+        raise InvalidArgument(f"prefix: {prefix!r} is not a string")
+    _encodable(prefix)
+    if not prefix.startswith("~"):
+        return {"prefix": prefix} if prefix else {}
+    user, _, rest = prefix[1:].partition("/")
+    try:
+        uid = int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise InvalidArgument(f"prefix: there is no user {user!r}") from None
+    return {"prefix": rest, "uid": uid}
+
+
+# --- the client ------------------------------------------------------------------------------------
+
+
+class Watch:
+    """A stream of events, from ``Client.watch``: an iterator of dicts with the keys ``event``
+    (``"created"``, ``"sealed"``, ``"deleted"``, ``"kept"``, ``"unkept"``; ``"lost"``: some were
+    dropped because nobody read them), ``name``, ``id``, ``version``, ``state``, ``uid``.
+
+    Holds a connection of its own until it is garbage. Not for several threads at once, nor for a
+    forked child.
+    """
+
+    def __init__(self, events: _ext.Watch) -> None:
+        self._events = events
+
+    def next(self, timeout: Optional[float] = None) -> Dict:
+        """The next event. Waits ``timeout`` seconds for it, None for ever, then raises TimedOut."""
+        event: Dict = json.loads(self._events.next(milliseconds(timeout)))
+        return event
+
+    def fileno(self) -> int:
+        """Descriptor for ``select``: readable when an event may be there."""
+        return self._events.fileno()
+
+    def __iter__(self) -> Iterator[Dict]:
+        return self
+
+    def __next__(self) -> Dict:
+        return self.next()
+
+
+class Client:
+    """A connection to the store. Made by ``connect``; the functions of the module use a default one.
+
+    Names live in the caller's own namespace; ``~1000/name`` and ``~alice/name`` address another
+    user's. ``timeout`` is in seconds, ``None`` waits for ever, 0 not at all; Ctrl-C ends any call
+    that waits and leaves nothing behind. Every call gives other threads the interpreter and is one
+    round trip unless it says that it waits.
+
+    Threads: calls of several threads overlap. Fork: a child may go on using the client; its first
+    call opens a connection of its own. Lifetime: arrays outlive the client. If the daemon goes,
+    arrays stay readable; a call tries to reach it again for 10 s (``connect(reconnect=)``).
+
+    Errors that every call may raise, not repeated below: Disconnected (no daemon, or it went
+    away), ProtocolError, InvalidArgument (the text names argument and limit), and PermissionDenied
+    for arrays and namespaces of others.
+    """
+
+    def __init__(self, ext: _ext.Client, path: Optional[str]) -> None:
+        """Private: use ``connect``."""
+        self._ext = ext
+        self._path = path
+
+    @property
+    def socket_path(self) -> str:
+        """Path of the daemon's socket."""
+        return self._ext.socket_path
+
+    @property
+    def store_id(self) -> int:
+        """The random number of the store; another one after its daemon has started anew."""
+        return self._ext.store_id
+
+    def __repr__(self) -> str:
+        return f"<shmstore.Client {self.socket_path}>"
+
+    # -- making arrays ------------------------------------------------------------------------------
+
+    def create(
+        self,
+        name: Optional[str],
+        shape: ShapeLike,
+        dtype: DTypeLike = float,
+        *,
+        order: str = "C",
+        mutable: bool = False,
+        keep: bool = False,
+        ttl: Optional[float] = None,
+        perms: int = 0o600,
+        attrs: Optional[Mapping[str, Any]] = None,
+        replace: bool = False,
+        timeout: Optional[float] = 0,
+        late: bool = False,
+        hard: bool = False,
+    ) -> SharedArray:
+        """Makes an uninitialised array that this process writes: a draft, until it is sealed.
+
+        Others see it when it is sealed: at the end of a ``with`` block, which drops it on an
+        exception, or by ``w.seal()``. A draft whose creator's process ends is dropped. With
+        ``mutable`` it is shared read-write at once, no seal needed.
+
+        name: None makes an anonymous array, reachable by its pickled handle or ``x.shm.id``.
+        shape, dtype: as ``numpy.empty``; any dtype but objects and StringDType.
+        order: ``"C"`` or ``"F"``.
+        keep: the name keeps the array when nobody holds it, until ``delete``, or for ``ttl`` seconds.
+        perms: permission bits of 0o666. An array others may open is sealed ``hard``.
+        attrs: a mapping that JSON can say, at most 4096 bytes, for ``info``.
+        replace: publish over an older array of this name, atomically, when sealed; its readers keep
+            the old one.
+        timeout: seconds to wait for room when the store is full.
+        late: reserved; no effect.
+        hard: seal so that the kernel refuses every further write, this process's included.
+
+        Raises AlreadyExists, NoCapacity, QuotaExceeded. Waits for the daemon to get the memory.
+        """
+        dims, element, text = _layout(shape, dtype)
+        options = _options(
+            order, mutable, keep, ttl, perms, attrs, replace, timeout, late, hard
+        )
+        return array_on(self._ext.create(_name(name), text, dims, options))
+
+    def put(
+        self,
+        name: Optional[str],
+        array: ArrayLike,
+        *,
+        order: Optional[str] = None,
+        mutable: bool = False,
+        keep: bool = False,
+        ttl: Optional[float] = None,
+        perms: int = 0o600,
+        attrs: Optional[Mapping[str, Any]] = None,
+        replace: bool = False,
+        timeout: Optional[float] = 0,
+        late: bool = False,
+        hard: bool = False,
+    ) -> SharedArray:
+        """Copies ``array`` into the store, seals it and returns it, read-only.
+
+        array: any ndarray or what ``numpy.asarray`` makes one of; subclasses are taken as plain
+            data. One that is in the store already is copied. C and F order stay what they are,
+            other layouts become C, unless ``order`` says otherwise.
+
+        The other arguments and errors are those of ``create``. With ``mutable`` the result is
+        writable and not sealed. The copy runs without the interpreter's lock.
+        """
+        source = np.asarray(array)
+        text = dtype_text(source.dtype)
+        c_order, f_order = source.flags.c_contiguous, source.flags.f_contiguous
+        if order is None:
+            order = "F" if f_order and not c_order else "C"
+        options = _options(
+            order, mutable, keep, ttl, perms, attrs, replace, timeout, late, hard
+        )
+        if f_order if order == "F" else c_order:
+            address = source.__array_interface__["data"][0]
+            lease = self._ext.put(
+                _name(name), text, list(source.shape), address, source.nbytes, options
+            )
+            return array_on(lease)
+        with array_on(self._ext.create(_name(name), text, list(source.shape), options)) as draft:
+            np.copyto(draft, source)
+        return draft
+
+    def put_many(
+        self, arrays: Mapping[str, ArrayLike], **options: Any
+    ) -> dict[str, SharedArray]:
+        """``put`` for each item of a mapping; returns the arrays by name.
+
+        The options are those of ``put``, for all. If one fails, those before it are published,
+        and gone again unless kept.
+        """
+        return {name: self.put(name, array, **options) for name, array in arrays.items()}
+
+    def cached(
+        self,
+        key: str,
+        load: Callable[..., Any],
+        *,
+        shape: Optional[ShapeLike] = None,
+        dtype: Optional[DTypeLike] = None,
+        order: str = "C",
+        ttl: Optional[float] = None,
+        perms: int = 0o600,
+        attrs: Optional[Mapping[str, Any]] = None,
+        timeout: Optional[float] = None,
+    ) -> SharedArray:
+        """The array named ``key``, read-only, made by ``load`` if there is none: exactly once over all
+        processes, while the others wait. The result is kept (for ``ttl`` seconds).
+
+        Without ``shape``, ``load()`` returns the array, which is copied into the store. With
+        ``shape`` (and ``dtype``, default float), ``load(out)`` fills ``out`` in place; what it
+        returns is ignored.
+
+        If ``load`` raises, the exception goes to its caller and the next waiting process loads;
+        likewise if the process dies. ``timeout`` bounds the wait for another process's loader.
+
+        Raises TimedOut, NoCapacity, QuotaExceeded; InvalidArgument when called for the same key
+        inside its own ``load``.
+        """
+        if shape is None and dtype is not None:
+            raise InvalidArgument("dtype: needs shape; without it load() returns the array")
+        make = _filler(load, shape, dtype) if shape is not None else _loader(load)
+        options = _options(order, ttl=ttl, perms=perms, attrs=attrs, timeout=timeout)
+        return array_on(self._ext.cached(_existing(key), make, options))
+
+    # -- getting arrays -----------------------------------------------------------------------------
+
+    def attach(
+        self,
+        name: Optional[str] = None,
+        mode: str = "r",
+        *,
+        timeout: Optional[float] = None,
+        newer_than: int = 0,
+        id: Optional[str] = None,
+    ) -> SharedArray:
+        """The array ``name``, or the one with ``id``, without a copy.
+
+        mode: ``"r"`` read-only; ``"r+"`` to write a mutable array, or to fill a draft together with
+            its creator; ``"c"`` a private copy-on-write view: writable, changes stay here.
+        timeout: bounds the wait for a draft to be sealed and for ``newer_than``. A missing name is
+            NotFound at once.
+        newer_than: wait for a version above this one (``x.shm.version``).
+
+        Raises NotFound, TimedOut, Aborted (the draft waited for was dropped), InvalidArgument
+        (``r+`` of a sealed array). Waits while the array is a draft, but not with ``r+``.
+        """
+        wait_ms = milliseconds(timeout)
+        newer = _count(newer_than, "newer_than")
+        if id is None:
+            return array_on(self._ext.attach(_existing(name), _mode(mode), wait_ms, newer))
+        if name is not None or newer != 0:
+            raise InvalidArgument("id: cannot be given together with a name or newer_than")
+        return array_on(self._ext.attach_id(_id(id), 0, _mode(mode), wait_ms, False))
+
+    def attach_many(
+        self, names: Iterable[str], mode: str = "r", *, timeout: Optional[float] = None
+    ) -> dict[str, SharedArray]:
+        """``attach`` for each name; returns the arrays by name. ``timeout`` is for each of them."""
+        return {name: self.attach(name, mode, timeout=timeout) for name in names}
+
+    #: Ends the lease of an array now; see the function ``release``.
+    release = staticmethod(_ext.release)
+
+    # -- names --------------------------------------------------------------------------------------
+
+    def list(self, prefix: str = "") -> Dicts:
+        """The arrays one may read whose name begins with ``prefix``, as dicts like ``info``'s."""
+        return cast("Dicts", self._admin("list", _prefix(prefix)))
+
+    def info(self, name: Optional[str] = None, *, id: Optional[str] = None) -> Dict:
+        """What the store knows about an array: ``id, name, dtype, shape, order, nbytes, state,
+        version, perms, uid, leases, kept, ttl_s, created, sealed, attrs``; times in Unix seconds.
+
+        Raises NotFound.
+        """
+        return cast("Dict", self._admin("info", _target(name, id)))
+
+    def exists(self, name: str) -> bool:
+        """Whether there is an array of this name, drafts included."""
+        return self._ext.exists(_existing(name))
+
+    def __contains__(self, name: object) -> bool:
+        return self.exists(name) if isinstance(name, str) else False
+
+    def holders(
+        self, name: Optional[str] = None, *, id: Optional[str] = None
+    ) -> Dicts:
+        """Who holds an array: dicts of ``pid, command, uid, access, since``. Raises NotFound."""
+        return cast("Dicts", self._admin("holders", _target(name, id))["holders"])
+
+    def wait(self, name: str, newer_than: int = 0, timeout: Optional[float] = None) -> int:
+        """Waits until ``name`` exists, is no draft, and its version is above ``newer_than``; returns
+        the version. Raises TimedOut after ``timeout`` seconds.
+        """
+        return self._ext.wait(
+            _existing(name), _count(newer_than, "newer_than"), milliseconds(timeout)
+        )
+
+    def watch(self, prefix: str = "") -> Watch:
+        """The changes from now on to arrays whose name begins with ``prefix``."""
+        if not isinstance(prefix, str):
+            raise InvalidArgument(f"prefix: {prefix!r} is not a string")
+        return Watch(self._ext.watch(_encodable(prefix)))
+
+    def delete(self, name: Optional[str] = None, *, id: Optional[str] = None) -> None:
+        """Takes the name away now; the memory goes with the last holder. Raises NotFound."""
+        if id is None:
+            self._ext.remove(_existing(name))
+        else:
+            self._admin("remove", _target(name, id))
+
+    def keep(self, name: str, ttl: Optional[float] = None) -> None:
+        """Lets the name keep the array when nobody holds it; with ``ttl`` for that many seconds.
+
+        Raises NotFound, NotSealed (a draft).
+        """
+        self._ext.keep(_existing(name), milliseconds(ttl, "ttl"))
+
+    def unkeep(self, name: str) -> None:
+        """Takes ``keep`` back: the array goes when nobody holds it. Raises NotFound."""
+        self._ext.unkeep(_existing(name))
+
+    def chmod(self, name: str, perms: int) -> None:
+        """Changes the permission bits. Narrowing is free; widening needs a hard-sealed or a mutable
+        array, else InvalidArgument. Raises NotFound.
+        """
+        self._ext.chmod(_existing(name), _perms(perms))
+
+    def stats(self) -> Dict:
+        """The store's figures: ``capacity, used, pooled, arrays, sessions, fds, fds_max, uptime_s,
+        version, uids``; sizes in bytes.
+        """
+        return cast("Dict", self._admin("status", {}))
+
+    def _admin(self, op: str, request: Dict) -> Any:
+        return json.loads(self._ext.admin(op, json.dumps(request)))
+
+
+def _loader(load: Callable[[], Any]) -> Callable[[_ext.Maker], None]:
+    """A loader that copies what ``load()`` returns."""
+
+    def run(maker: _ext.Maker) -> None:
+        source = np.asarray(load())
+        np.copyto(array_on(maker.make(dtype_text(source.dtype), list(source.shape))), source)
+
+    return run
+
+
+def _filler(
+    load: Callable[[SharedArray], Any], shape: Any, dtype: Any
+) -> Callable[[_ext.Maker], None]:
+    """A loader that fills in place."""
+    dims, _, text = _layout(shape, float if dtype is None else dtype)
+
+    def run(maker: _ext.Maker) -> None:
+        load(array_on(maker.make(text, dims)))
+
+    return run

@@ -1,0 +1,138 @@
+"""The clients of this process: connecting, the default client, and finding the one for a handle."""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+import threading
+import weakref
+from typing import Any, Optional
+
+from . import _ext
+from ._array import milliseconds
+from ._client import Client
+from ._errors import InvalidArgument
+
+_GRACE_MS_MAX = 3_600_000
+
+_lock = threading.Lock()  # Held while connecting; the tables below change under it.
+_default: Optional[Client] = None
+_clients: list[weakref.ref[Client]] = []  # Replaced, never changed: read without the lock.
+_paths: frozenset[str] = frozenset()  # Sockets that connect() was told.
+_for_handles: dict[str, Client] = {}  # Made for handles; they stay for the next handle.
+
+
+def connect(
+    path: Optional[str] = None,
+    *,
+    grace: float = 60,
+    autostart: Optional[bool] = None,
+    reconnect: float = 10,
+) -> Client:
+    """A client of the daemon at the socket ``path``.
+
+    path: final when given: no other store is tried and none is started. None: ``$SHMSTORE_SOCKET``,
+        which is final too, else the system's daemon, else the user's own, which is started if there
+        is none.
+    grace: seconds that a pickled array lives for its receiver; at most an hour.
+    autostart: whether to start a daemon; None: unless ``$SHMSTORE_AUTOSTART`` is ``0``.
+    reconnect: seconds to try to reach a daemon that was lost.
+
+    Raises Disconnected, PermissionDenied (the socket's mode, or the daemon refuses this user),
+    ProtocolError. Waits for the daemon to start.
+    """
+    global _paths
+    socket = _socket(path)
+    client = _connect(socket, grace, autostart, reconnect)
+    if socket:
+        with _lock:
+            _paths |= {socket}
+    return client
+
+
+def default_client() -> Client:
+    """The client that the module's functions use; connects at the first call."""
+    return _default if _default is not None else _make_default(None)
+
+
+def explicit_path(lease: _ext.Lease) -> Optional[str]:
+    """The socket of a lease whose store a default client would not find; else None."""
+    path = lease.socket_path
+    if path not in _paths or path == os.environ.get("SHMSTORE_SOCKET"):
+        return None
+    return path
+
+
+def client_of(store_id: int, path: Optional[str]) -> Client:
+    """The client for a handle of this store: any client of it, else one at ``path``, else the default
+    one, which then says what is wrong. A daemon is not started: it would know nothing.
+    """
+    clients = [client for client in (ref() for ref in _clients) if client is not None]
+    for client in clients:
+        if client.store_id == store_id:
+            return client
+    if path is None:
+        return _default if _default is not None else _make_default(False)
+    for client in clients:
+        if client._path == path:
+            return client
+    with _lock:
+        client_there = _for_handles.get(path)
+    if client_there is None:
+        client_there = connect(path)
+        with _lock:
+            client_there = _for_handles.setdefault(path, client_there)
+    return client_there
+
+
+def _make_default(autostart: Optional[bool]) -> Client:
+    global _default
+    client = _connect("", 60, autostart, 10)
+    with _lock:
+        if _default is None:
+            _default = client
+        return _default
+
+
+def _connect(socket: str, grace: Any, autostart: Optional[bool], reconnect: Any) -> Client:
+    global _clients
+    grace_ms, reconnect_ms = milliseconds(grace, "grace"), milliseconds(reconnect, "reconnect")
+    if grace_ms is None or grace_ms > _GRACE_MS_MAX:
+        raise InvalidArgument(f"grace: {grace!r} is more than an hour")
+    if reconnect_ms is None:
+        raise InvalidArgument("reconnect: must not be None")
+    _name_daemon()
+    client = Client(_ext.connect(socket, autostart, grace_ms, reconnect_ms), socket or None)
+    with _lock:
+        _clients = [ref for ref in _clients if ref() is not None] + [weakref.ref(client)]
+    return client
+
+
+def _socket(path: Any) -> str:
+    if path is None:
+        return ""
+    try:
+        text = os.fsdecode(path)
+    except TypeError:
+        text = ""
+    if not text or "\0" in text:
+        raise InvalidArgument(f"path: {path!r} is not a path")
+    return os.path.abspath(text)
+
+
+def _name_daemon() -> None:
+    """Lets the library find the daemon that was installed with this package."""
+    program = os.path.join(sysconfig.get_path("scripts"), "shmstored")
+    if "SHMSTORE_DAEMON" not in os.environ and os.access(program, os.X_OK):
+        os.environ["SHMSTORE_DAEMON"] = program
+
+
+def _after_fork_in_child() -> None:
+    # Clients go on: the library connects anew at the child's first call.
+    global _lock
+    _lock = threading.Lock()
+    _ext.note_main_thread(threading.get_ident())
+
+
+_ext.note_main_thread(threading.main_thread().ident or threading.get_ident())
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,125 @@
+"""The exceptions: one class per error code of the store, each also the builtin that a Python
+programmer expects."""
+
+from __future__ import annotations
+
+__all__ = [
+    "Aborted",
+    "AlreadyExists",
+    "Busy",
+    "Disconnected",
+    "Error",
+    "Internal",
+    "InvalidArgument",
+    "NoCapacity",
+    "NotFound",
+    "NotSealed",
+    "PermissionDenied",
+    "ProtocolError",
+    "QuotaExceeded",
+    "TimedOut",
+]
+
+
+class Error(Exception):
+    """Base of all errors of the store. ``str(error)`` is one line for a person, ``error.code`` the
+    code as ``shmctl`` and the C++ library spell it."""
+
+    code: str = "error"
+
+
+class NotFound(Error, FileNotFoundError):
+    """No such array, name or handle; also a handle of another or an earlier store."""
+
+    code = "not_found"
+
+
+class AlreadyExists(Error, FileExistsError):
+    """The name is taken, by a draft too, and ``replace`` was not asked for."""
+
+    code = "already_exists"
+
+
+class PermissionDenied(Error, PermissionError):
+    """The array's permissions, or its foreign namespace, do not allow it."""
+
+    code = "permission_denied"
+
+
+class NoCapacity(Error, MemoryError):
+    """The store is full: bytes, segments, descriptors or address space. The text says how much is
+    free and who holds most."""
+
+    code = "no_capacity"
+
+
+class QuotaExceeded(Error, MemoryError):
+    """This user's share of the store is used up."""
+
+    code = "quota_exceeded"
+
+
+class TimedOut(Error, TimeoutError):
+    """The ``timeout`` passed first."""
+
+    code = "timed_out"
+
+
+class Busy(Error):
+    """Somebody else still writes; the text names the process ids."""
+
+    code = "busy"
+
+
+class NotSealed(Error):
+    """The operation needs a sealed array, or one made with ``replace``."""
+
+    code = "not_sealed"
+
+
+class Aborted(Error):
+    """The draft's creator gave up or died."""
+
+    code = "aborted"
+
+
+class InvalidArgument(Error, ValueError):
+    """The caller's mistake; the text begins with the argument's name and says the limit."""
+
+    code = "invalid_argument"
+
+
+class ProtocolError(Error):
+    """The daemon and this library do not understand each other."""
+
+    code = "protocol_error"
+
+
+class Disconnected(Error, ConnectionError):
+    """No daemon, or it went away. Arrays that are attached stay readable."""
+
+    code = "disconnected"
+
+
+class Internal(Error):
+    """A bug of shmstore."""
+
+    code = "internal"
+
+
+#: By the numbers of include/shmstore/error.hpp. The extension raises through this table.
+BY_CODE: dict[int, type[Error]] = {
+    1: NotFound,
+    2: AlreadyExists,
+    3: PermissionDenied,
+    4: NoCapacity,
+    5: QuotaExceeded,
+    6: TimedOut,
+    7: Busy,
+    8: NotSealed,
+    9: Aborted,
+    10: InvalidArgument,
+    11: ProtocolError,
+    12: Disconnected,
+    13: Internal,
+}

@@ -1,0 +1,160 @@
+"""Pickling by handle.
+
+The handle of an array is ``open(store, id, host, mode)``, of a view ``open(…, path, view)``:
+
+* store, id: numbers that name the array for ever; an array of another store is never met.
+* host: the short host name, for the error text only (containers may share a daemon).
+* mode: how to attach: ``r``; ``w`` (``r+``); ``W`` (``r+``, but the view was read-only).
+* path: the socket, or None. Sent only by clients made with ``connect(path)``: a receiver that has no
+  client of that store yet connects there. For views it is left out when the handle would outgrow
+  200 bytes; the receiver then needs a client of that store, or the same default client.
+* view: dtype (None: the array's), shape, offset and strides in bytes.
+
+The receiver looks for the store among the clients that its process has (after a fork that includes
+those of the parent), then at the path, then asks its default client.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from typing import TYPE_CHECKING, Any, Optional
+
+import numpy as np
+
+from . import _connect, _ext
+from ._array import SharedArray, array_on, lease_around
+from ._dtype import dtype_of, dtype_text
+from ._errors import Disconnected, InvalidArgument, NotFound
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ._client import Client
+
+    View = tuple[Optional[str], tuple[int, ...], int, tuple[int, ...]]
+
+_HANDLE_BYTES_MAX = 200
+_HOST_BYTES_MAX = 16
+#: What pickle adds to the arguments: protocol, frame, the function's name, tuple, memo.
+_PICKLE_BYTES = 52
+
+
+def _host() -> str:
+    return os.uname().nodename.split(".")[0][:_HOST_BYTES_MAX]
+
+
+def reduce_array(array: SharedArray, protocol: Any) -> Any:
+    """``array.__reduce_ex__(protocol)``."""
+    lease = lease_around(array)
+    if lease is None or lease.access == "c" or 0 in array.strides:
+        return _by_value(array, protocol)
+    view: Optional[View] = None
+    if not _is_whole(array, lease):
+        try:
+            text = dtype_text(array.dtype)
+        except InvalidArgument:  # a selection of fields that has no text
+            return _by_value(array, protocol)
+        offset = array.__array_interface__["data"][0] - lease.address
+        same = text == lease.dtype
+        view = (None if same else text, array.shape, offset, array.strides)
+    arguments: list[Any] = [lease.store_id, lease.id, _host(), _mode(array, lease)]
+    path = _connect.explicit_path(lease)
+    if path is not None or view is not None:
+        arguments += [path, view]
+        if path is not None and view is not None:
+            size = len(pickle.dumps(tuple(arguments), 2)) + _PICKLE_BYTES
+            if size > _HANDLE_BYTES_MAX:
+                arguments[4] = None
+    _hand_over(lease)
+    return open, tuple(arguments)
+
+
+def _by_value(array: SharedArray, protocol: Any) -> Any:
+    return np.asarray(array).__reduce_ex__(protocol)
+
+
+def _is_whole(array: SharedArray, lease: _ext.Lease) -> bool:
+    if array.shape != lease.shape or array.dtype != dtype_of(lease.dtype):
+        return False
+    if array.__array_interface__["data"][0] != lease.address:
+        return False
+    return array.flags.f_contiguous if lease.order == "F" else array.flags.c_contiguous
+
+
+def _mode(array: SharedArray, lease: _ext.Lease) -> str:
+    if lease.access != "r+":
+        return "r"
+    if array.flags.writeable:
+        return "w"
+    return "W" if lease.state == "draft" else "r"
+
+
+def _hand_over(lease: _ext.Lease) -> None:
+    if not lease.inherited:
+        lease.handover()
+        return
+    # The lease belongs to the process this one was forked from: take one here, for the moment.
+    client = _connect.client_of(lease.store_id, None)
+    mode = "r+" if lease.state == "draft" else "r"
+    client._ext.attach_id(lease.id, lease.store_id, mode, 0, False).handover()
+
+
+def open(  # noqa: A001 - the name counts in every handle
+    store_id: int,
+    id: int,
+    host: str,
+    mode: str,
+    path: Optional[str] = None,
+    view: Optional[View] = None,
+) -> NDArray[Any]:
+    """Attaches to the array of a handle; what unpickling calls.
+
+    Raises NotFound, saying why, for an array that is gone or in a store that cannot be reached.
+    """
+    lease = _attach(store_id, id, host, mode, path)
+    if view is None:
+        array = array_on(lease)
+    else:
+        text, shape, offset, strides = view
+        dtype = dtype_of(lease.dtype if text is None else text)
+        array = np.ndarray.__new__(SharedArray, shape, dtype, lease, offset, strides)
+    if mode == "W" and array.flags.writeable:
+        array.flags.writeable = False
+    return array
+
+
+def _attach(store_id: int, id: int, host: str, mode: str, path: Optional[str]) -> _ext.Lease:
+    try:
+        client = _connect.client_of(store_id, path)
+    except Disconnected as error:
+        raise NotFound(f"handle of array {id}: {_where(host)}, and {error}") from None
+    if mode != "r":
+        try:
+            return client._ext.attach_id(id, store_id, "r+", None, True)
+        except InvalidArgument:
+            pass  # Sealed since it was pickled: nobody writes it any more.
+        except NotFound as error:
+            raise _not_found(client, store_id, id, host, error) from None
+    try:
+        return client._ext.attach_id(id, store_id, "r", None, True)
+    except NotFound as error:
+        raise _not_found(client, store_id, id, host, error) from None
+
+
+def _where(host: str) -> str:
+    here = _host()
+    return f"it was made on host {host}, this is {here}" if host != here else f"made on host {host}"
+
+
+def _not_found(
+    client: Client, store_id: int, id: int, host: str, error: NotFound
+) -> NotFound:
+    if client.store_id != store_id:
+        reason = (
+            f"its store is not the one at {client.socket_path}: another one, or an earlier run of "
+            f"the daemon; {_where(host)}"
+        )
+    else:
+        reason = f"expired: everybody let go of it and its grace time has passed ({error})"
+    return NotFound(f"handle of array {id}: {reason}")

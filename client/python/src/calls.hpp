@@ -1,0 +1,79 @@
+#pragma once
+/// How the extension calls the C++ client: without the GIL, with Ctrl-C, and with errors turned
+/// into the exceptions of shmstore._errors.
+
+#include <nanobind/nanobind.h>
+
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "shmstore/error.hpp"
+
+namespace shmstore::python {
+
+namespace nb = nanobind;
+
+/// True once the interpreter is going down. Callable with and without the GIL.
+[[nodiscard]] bool finalizing() noexcept;
+
+/// Gives the GIL back for a scope. A thread that comes back while another one takes the
+/// interpreter down stops here for good: it must not run Python any more, and ending it (what
+/// Python does) would unwind through C++ frames that cannot be unwound.
+class WithoutGil {
+ public:
+  WithoutGil() noexcept : was_finalizing_(finalizing()), state_(PyEval_SaveThread()) {}
+  ~WithoutGil();
+  WithoutGil(const WithoutGil&) = delete;
+  WithoutGil& operator=(const WithoutGil&) = delete;
+
+ private:
+  bool was_finalizing_;  ///< Then this thread is the one that takes the interpreter down.
+  PyThreadState* state_;
+};
+
+/// Notes which thread Python treats as the main one: only there do signal handlers run.
+/// To be called at import and in a forked child.
+void note_main_thread(std::uint64_t ident) noexcept;
+
+/// ConnectOptions::interrupted: runs Python's signal handlers; true if one raised (the exception
+/// is then set in this thread). Called without the GIL.
+[[nodiscard]] bool interrupted();
+
+/// While one is alive, interrupted() is false on this thread: destructors cannot raise.
+class NoInterrupt {
+ public:
+  NoInterrupt() noexcept;
+  ~NoInterrupt();
+  NoInterrupt(const NoInterrupt&) = delete;
+  NoInterrupt& operator=(const NoInterrupt&) = delete;
+};
+
+/// Raises `error` as its exception class.
+[[noreturn]] void raise(const Error& error);
+
+/// Runs `work`, which returns a Result, without the GIL. Raises its error, or the exception that
+/// was set on the way (KeyboardInterrupt, or what a loader raised); else returns the value.
+template <class Work>
+auto call(Work&& work) {
+  auto result = [&] {
+    WithoutGil unlocked;
+    return std::forward<Work>(work)();
+  }();
+  using Value = std::remove_reference_t<decltype(result)>;
+  if (PyErr_Occurred() != nullptr) {
+    // Whatever was granted must not be given back under the GIL.
+    PyObject *type = nullptr, *value = nullptr, *trace = nullptr;
+    PyErr_Fetch(&type, &value, &trace);
+    {
+      WithoutGil unlocked;
+      result = Value(Error{ErrorCode::aborted, {}});
+    }
+    PyErr_Restore(type, value, trace);
+    throw nb::python_error();
+  }
+  if (!result) raise(result.error());
+  if constexpr (!std::is_same_v<Value, Result<void>>) return std::move(*result);
+}
+
+}  // namespace shmstore::python

@@ -1,0 +1,230 @@
+#include "lease.hpp"
+
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <unistd.h>
+
+#include <optional>
+
+#include "array_type.hpp"
+#include "calls.hpp"
+#include "options.hpp"
+
+namespace shmstore::python {
+
+Lease::Lease(Client client, AnyArray array)
+    : client_(std::move(client)),
+      array_(std::move(array)),
+      mutex_(std::make_unique<std::mutex>()),
+      mutex_pid_(getpid()) {
+  id_ = array_.id().raw;
+  store_id_ = array_.store_id();
+  bytes_ = array_.bytes();
+  name_ = array_.name();
+  dtype_ = array_.dtype().text();
+  shape_.assign(array_.shape().begin(), array_.shape().end());
+  order_ = array_.order();
+  describe();
+}
+
+Lease::~Lease() {
+  // Unmapping a large array takes milliseconds, and the release may have to wait for room in the
+  // socket: neither may hold up other threads. An exception may be set: this runs anywhere.
+  PyObject *type = nullptr, *value = nullptr, *trace = nullptr;
+  PyErr_Fetch(&type, &value, &trace);
+  {
+    NoInterrupt quiet;
+    WithoutGil unlocked;
+    array_ = AnyArray();
+  }
+  PyErr_Restore(type, value, trace);
+}
+
+void Lease::describe() {
+  version_ = array_.version();
+  state_ = array_.state();
+  seal_ = array_.sealed();
+  access_ = array_.access();
+  perms_ = array_.perms();
+  creator_ = array_.is_creator();
+  // Only handed out as read-only memory unless access allows writing: see get_buffer.
+  data_ = const_cast<std::byte*>(array_.data());
+}
+
+std::uint64_t Lease::address() const noexcept {
+  return reinterpret_cast<std::uintptr_t>(data_);
+}
+
+const char* Lease::sealed() const noexcept {
+  switch (seal_) {
+    case Seal::none: return nullptr;
+    case Seal::soft: return "soft";
+    case Seal::hard: return "hard";
+  }
+  return nullptr;
+}
+
+nb::tuple Lease::shape() const {
+  nb::list dims;
+  for (const std::uint64_t dim : shape_) dims.append(dim);
+  return nb::tuple(dims);
+}
+
+template <class Work>
+void Lease::locked(Work&& work) {
+  if (mutex_pid_ != getpid()) {
+    static_cast<void>(mutex_.release());  // Nobody will ever unlock it.
+    mutex_ = std::make_unique<std::mutex>();
+    mutex_pid_ = getpid();
+  }
+  call([&]() -> Result<void> {
+    const std::lock_guard held(*mutex_);
+    return work();
+  });
+}
+
+void Lease::seal(bool hard, std::optional<std::int64_t> wait_ms) {
+  SealOptions options;
+  options.hard = hard;
+  options.wait = timeout_of(wait_ms);
+  locked([&] { return array_.seal(options); });
+  describe();
+}
+
+void Lease::handover() {
+  locked([&] { return array_.handover(); });
+}
+
+void Lease::abort() {
+  locked([&]() -> Result<void> {
+    Result<std::string> gone =
+        client_.admin("remove", R"({"id":")" + std::to_string(array_.id().raw) + R"("})");
+    if (!gone) return std::move(gone).error();
+    return {};
+  });
+  state_ = State::dying;
+  creator_ = false;
+}
+
+void Lease::release() {
+  data_ = nullptr;
+  locked([&] { return array_.release(); });
+}
+
+int Lease::get_buffer(PyObject* self, Py_buffer* view, int flags) {
+  auto* lease = nb::inst_ptr<Lease>(self);
+  if (!lease->valid()) {
+    view->obj = nullptr;
+    PyErr_SetString(PyExc_BufferError, "the array has been released");
+    return -1;
+  }
+  const int read_only = lease->access_ == Access::read ? 1 : 0;
+  if (PyBuffer_FillInfo(view, self, lease->data_, static_cast<Py_ssize_t>(lease->bytes_), read_only,
+                        flags) != 0) {
+    return -1;
+  }
+  ++lease->exports_;
+  return 0;
+}
+
+void Lease::release_buffer(PyObject* self, Py_buffer*) {
+  --nb::inst_ptr<Lease>(self)->exports_;
+}
+
+namespace {
+
+constexpr const char* kReleaseDoc =
+    R"(Ends the lease of ``x`` now, if nothing else refers to ``x``.
+
+Returns True if it ended: ``x`` is an empty array from then on (shape ``(0,)``), its memory is given
+back. Returns False, and changes nothing, while another variable, container, view or buffer refers
+to ``x``: the lease then ends with the last of them. Pass the variable itself, ``release(x)``. Again
+for the same ``x``: True. An unsealed draft that this process made is aborted.
+
+Raises InvalidArgument for an array that has nothing to do with the store. One round trip.)";
+
+PyType_Slot lease_slots[] = {
+    {Py_bf_getbuffer, reinterpret_cast<void*>(&Lease::get_buffer)},
+    {Py_bf_releasebuffer, reinterpret_cast<void*>(&Lease::release_buffer)},
+    {0, nullptr},
+};
+
+/// Reference count of a local variable of the caller that nothing else refers to, when it is passed
+/// to a function of this module. Two, or one where the interpreter passes locals without counting.
+Py_ssize_t own_references = 1;
+
+/// The lease at the end of the chain that begins at `array`, or nothing. `alone` tells whether each
+/// link is referred to by the one before only.
+nb::object chain_end(nb::handle array, bool& alone) {
+  nb::object link = nb::borrow(array);
+  while (link.is_valid() && !nb::isinstance<Lease>(link)) {
+    if (PyObject_TypeCheck(link.ptr(), ndarray_type()) == 0) return {};
+    nb::object next = link.attr("base");
+    if (next.is_none()) return {};
+    if (Py_REFCNT(next.ptr()) != 2) alone = false;  // the link before, and `next`
+    link = std::move(next);
+  }
+  return link;
+}
+
+/// Makes an ndarray forget its memory, in place: it becomes an empty array that owns itself.
+void make_empty(nb::handle array) {
+  nb::object set_state =
+      nb::borrow(reinterpret_cast<PyObject*>(ndarray_type())).attr("__setstate__");
+  set_state(array, nb::make_tuple(1, nb::make_tuple(0), array.attr("dtype"), false, nb::bytes("")));
+}
+
+}  // namespace
+
+bool release_array(nb::handle array) {
+  const Py_ssize_t references = Py_REFCNT(array.ptr());
+  bool alone = references <= own_references;
+  nb::object end = chain_end(array, alone);
+  if (!end.is_valid()) {
+    if (is_shared_array(array)) return true;
+    raise(Error{ErrorCode::invalid_argument, "x: is not an array of the store"});
+  }
+  auto* lease = nb::inst_ptr<Lease>(end);
+  if (!alone || lease->exports() != 0) return false;
+  make_empty(array);
+  try {
+    lease->release();
+  } catch (nb::python_error& error) {
+    // Without a daemon there is nothing left to give back; the memory is unmapped all the same.
+    if (!error.matches(PyExc_ConnectionError)) throw;
+  }
+  return true;
+}
+
+void bind_lease(nb::module_& module) {
+  nb::class_<Lease>(module, "Lease", nb::type_slots(lease_slots),
+                    "Owns a lease and its mapping; exports the bytes by the buffer protocol.")
+      .def_prop_ro("valid", &Lease::valid)
+      .def_prop_ro("address", &Lease::address)
+      .def_prop_ro("id", &Lease::id)
+      .def_prop_ro("store_id", &Lease::store_id)
+      .def_prop_ro("name", &Lease::name)
+      .def_prop_ro("dtype", &Lease::dtype)
+      .def_prop_ro("shape", &Lease::shape, nb::sig("def shape(self) -> tuple[int, ...]"))
+      .def_prop_ro("order", &Lease::order)
+      .def_prop_ro("nbytes", &Lease::bytes)
+      .def_prop_ro("perms", &Lease::perms)
+      .def_prop_ro("version", &Lease::version)
+      .def_prop_ro("state", &Lease::state)
+      .def_prop_ro("access", &Lease::access)
+      .def_prop_ro("sealed", &Lease::sealed, nb::sig("def sealed(self) -> str | None"))
+      .def_prop_ro("creator", &Lease::creator)
+      .def_prop_ro("inherited", &Lease::inherited)
+      .def_prop_ro("socket_path", &Lease::socket_path)
+      .def("seal", &Lease::seal, nb::arg("hard"), nb::arg("wait_ms").none())
+      .def("handover", &Lease::handover)
+      .def("abort", &Lease::abort);
+  module.def("release", &release_array, nb::arg("x"),
+             nb::sig("def release(x: numpy.typing.NDArray[typing.Any]) -> bool"), kReleaseDoc);
+  module.def(
+      "_calibrate", [](nb::handle probe) { own_references = Py_REFCNT(probe.ptr()); },
+      nb::arg("probe"), nb::sig("def _calibrate(probe: object) -> None"),
+      "Learns how this interpreter counts references to arguments.");
+}
+
+}  // namespace shmstore::python

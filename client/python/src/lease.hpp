@@ -1,0 +1,92 @@
+#pragma once
+/// The object at the end of an array's `.base` chain: it owns the lease and the mapping.
+
+#include <nanobind/nanobind.h>
+
+#include <sys/types.h>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "shmstore/client.hpp"
+
+namespace shmstore::python {
+
+namespace nb = nanobind;
+
+/// Owns one AnyArray and exports its bytes by the buffer protocol.
+///
+/// Two kinds of members: those that describe the array are read and written under the GIL only and
+/// never wait; `array_` is used under `mutex_` and without the GIL, because its calls do. The
+/// destructor runs in whatever thread drops the last reference.
+class Lease {
+ public:
+  Lease(Client client, AnyArray array);
+  ~Lease();
+  Lease(const Lease&) = delete;
+  Lease& operator=(const Lease&) = delete;
+
+  // -- what it is; under the GIL ----------------------------------------------------------------
+  [[nodiscard]] bool valid() const noexcept { return data_ != nullptr; }
+  [[nodiscard]] std::uint64_t address() const noexcept;
+  [[nodiscard]] std::uint64_t id() const noexcept { return id_; }
+  [[nodiscard]] std::uint64_t store_id() const noexcept { return store_id_; }
+  [[nodiscard]] const std::string& name() const noexcept { return name_; }
+  [[nodiscard]] const std::string& dtype() const noexcept { return dtype_; }
+  [[nodiscard]] nb::tuple shape() const;
+  [[nodiscard]] const char* order() const noexcept { return order_ == Order::f ? "F" : "C"; }
+  [[nodiscard]] std::uint64_t bytes() const noexcept { return bytes_; }
+  [[nodiscard]] std::uint16_t perms() const noexcept { return perms_; }
+  [[nodiscard]] std::uint64_t version() const noexcept { return version_; }
+  [[nodiscard]] const char* state() const noexcept { return to_string(state_).data(); }
+  [[nodiscard]] const char* access() const noexcept { return to_string(access_).data(); }
+  [[nodiscard]] const char* sealed() const noexcept;  ///< Null when not sealed.
+  [[nodiscard]] bool creator() const noexcept { return creator_; }
+  [[nodiscard]] bool inherited() const noexcept { return array_.inherited(); }
+  [[nodiscard]] std::string socket_path() const { return client_.socket_path(); }
+
+  // -- what it does; blocks, gives the GIL back -------------------------------------------------
+  void seal(bool hard, std::optional<std::int64_t> wait_ms);
+  void handover();
+  /// Drops the draft: the name is free now, the memory goes with this object.
+  void abort();
+  /// Ends the lease and unmaps. REQUIRES: nobody uses the memory any more.
+  void release();
+
+  /// The type's Py_bf_… slots.
+  static int get_buffer(PyObject* self, Py_buffer* view, int flags);
+  static void release_buffer(PyObject* self, Py_buffer* view);
+  [[nodiscard]] std::uint64_t exports() const noexcept { return exports_; }
+
+ private:
+  template <class Work>
+  void locked(Work&& work);
+  void describe();
+
+  Client client_;
+  AnyArray array_;
+  std::unique_ptr<std::mutex> mutex_;
+  pid_t mutex_pid_;  ///< In a forked child the mutex may be held by a thread that is not there.
+
+  std::byte* data_ = nullptr;
+  std::uint64_t id_ = 0, store_id_ = 0, bytes_ = 0, version_ = 0;
+  std::uint64_t exports_ = 0;  ///< Buffers that are out.
+  std::string name_, dtype_;
+  std::vector<std::uint64_t> shape_;
+  Order order_ = Order::c;
+  std::uint16_t perms_ = 0;
+  State state_ = State::draft;
+  Seal seal_ = Seal::none;
+  Access access_ = Access::read;
+  bool creator_ = false;
+};
+
+/// Ends the lease under `array` if nothing but the caller refers to it: no other name (the caller's
+/// own counts `own_references`), no view of it, no buffer. `array` is empty then. False: nothing
+/// was changed. Raises InvalidArgument for what never had a lease.
+bool release_array(nb::handle array);
+
+void bind_lease(nb::module_& module);
+
+}  // namespace shmstore::python
