@@ -230,7 +230,7 @@ BANNED_CPP = (  # (rule, where, pattern, what to use)
     ("iostream", r"server/|client/", r"\bstd::(cout|cerr|endl)\b", "the log, or a returned text"),
     ("namespace", "", r"\busing\s+namespace\s+std\s*;", "std:: where it is used"),
     ("shell", "", r"\b(system|popen)\s*\(", "posix_spawn or fork and exec"),
-    ("signal", "", r"(?<![\w.>])signal\s*\(\s*SIG\w+,\s*(?!SIG_)", "sigaction"),
+    ("signal", "", r"(?<![\w.>])signal\s*\(\s*SIG\w+,(?!\s*SIG_)", "sigaction"),
     ("exit", r"client/", r"\bstd::(abort|exit|quick_exit|terminate)\b|\bassert\s*\(", "an Error"),
     ("sleep", r"tests/(?!support)|server/", r"\b(u|nano)?sleep\s*\(|\bsleep_(for|until)\s*\(", "wait_until"),
     ("lookup", r"server/", r"\b(getpw|getgr|getaddrinfo|gethostby)\w*\s*\(", "numbers: W5"),
