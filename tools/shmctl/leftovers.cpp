@@ -1,0 +1,179 @@
+#include "leftovers.hpp"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <set>
+#include <thread>
+
+#include "connect.hpp"
+#include "dtype_names.hpp"
+#include "json.hpp"
+#include "processes.hpp"
+
+namespace shmctl {
+
+using shmstore::ArrayInfo;
+using shmstore::Client;
+using shmstore::StoreStatus;
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr auto kPollInterval = std::chrono::milliseconds(5);
+constexpr auto kSurvivorGrace = std::chrono::seconds(1);
+constexpr auto kSettleTimeMax = std::chrono::seconds(15);
+
+std::uint64_t above(std::uint64_t value, std::uint64_t base) {
+  return value > base ? value - base : 0;
+}
+
+/// The processes of the command that are still there: descendants of ours, but for the daemon.
+std::vector<pid_t> living_descendants(const PrivateDaemon& daemon) {
+  while (waitpid(-1, nullptr, WNOHANG) > 0) {
+    // What the command left behind ends as our child.
+  }
+  std::vector<pid_t> living = descendants_of(getpid());
+  std::erase(living, daemon.pid());
+  return living;
+}
+
+std::vector<Survivor> memory_holders(const std::vector<pid_t>& living,
+                                     const std::set<ino_t>& segments) {
+  std::vector<Survivor> holders;
+  for (const pid_t pid : living) {
+    const std::uint64_t bytes = held_bytes(pid, segments);
+    if (bytes > 0) holders.push_back({pid, command_of(pid), bytes});
+  }
+  return holders;
+}
+
+/// True when every lease belongs to a process that lives, or to a handle under way.
+Result<bool> holders_alive(Client& client, const std::vector<ArrayInfo>& arrays) {
+  for (const ArrayInfo& info : arrays) {
+    if (info.leases == 0) continue;
+    Result<std::string> reply = client.admin("holders", json_object({{"id", json_quote(info.id)}}));
+    if (!reply && reply.error().code == shmstore::ErrorCode::not_found) return false;
+    if (!reply) return reply.error();
+    Result<std::vector<std::int64_t>> pids = parse_holder_pids(*reply);
+    if (!pids) return pids.error();
+    for (const std::int64_t pid : *pids) {
+      if (pid != 0 && !is_alive(static_cast<pid_t>(pid))) return false;
+    }
+  }
+  return true;
+}
+
+/// One look at the store; `settled` says whether it can be the last.
+Result<Leftovers> look(Client& client, const PrivateDaemon& daemon,
+                       std::uint64_t descriptors_before) {
+  const std::vector<pid_t> living = living_descendants(daemon);
+  if (Result<std::string> freed = client.admin("gc"); !freed) return freed.error();
+  Result<StoreStatus> status = client.status();
+  if (!status) return status.error();
+  Result<std::vector<ArrayInfo>> arrays = client.list();
+  if (!arrays) return arrays.error();
+
+  Leftovers left;
+  left.arrays = std::move(*arrays);
+  left.survivors = memory_holders(living, segments_of(daemon.pid()));
+  left.bytes = status->pinned;
+  for (const ArrayInfo& info : left.arrays) {
+    left.bytes += info.nbytes;
+    left.leases += info.leases;
+  }
+  left.descriptors = above(status->fds, descriptors_before);
+  Result<bool> alive = holders_alive(client, left.arrays);
+  if (!alive) return alive.error();
+  const bool sessions_explained = above(status->sessions, 1) <= living.size();
+  const bool memory_explained = status->pinned == 0 || !left.survivors.empty();
+  left.settled = *alive && sessions_explained && memory_explained;
+  return left;
+}
+
+std::string array_line(const ArrayInfo& info) {
+  std::string text = "  " + label_text(info) + ": " + dtype_for_people(info.dtype) + " " +
+                     shape_text(info.shape) + ", " + bytes_text(info.nbytes) + ", " + info.state;
+  if (info.kept) text += ", " + kept_text(info);
+  if (info.leases > 0) text += ", " + count_text(info.leases, "lease");
+  return text;
+}
+
+std::string bytes_twice(std::uint64_t bytes) {
+  const std::string exact = count_text(bytes, "byte");
+  return bytes < 1024 ? exact : exact + " (" + bytes_text(bytes) + ")";
+}
+
+}  // namespace
+
+Result<std::uint64_t> descriptors_in_use(const std::string& socket) {
+  Globals globals;
+  globals.socket = socket;
+  Result<Client> client = connect(globals);
+  if (!client) return client.error();
+  Result<StoreStatus> status = client->status();
+  if (!status) return status.error();
+  return status->fds;
+}
+
+Result<Leftovers> find_leftovers(const PrivateDaemon& daemon, std::uint64_t descriptors_before) {
+  Globals globals;
+  globals.socket = daemon.socket();
+  Result<Client> client = connect(globals);
+  if (!client) return client.error();
+  const auto start = Clock::now();
+  for (;;) {
+    Result<Leftovers> left = look(*client, daemon, descriptors_before);
+    if (!left) return left;
+    const auto waited = Clock::now() - start;
+    const bool may_still_end = !left->survivors.empty() && waited < kSurvivorGrace;
+    if ((left->settled && !may_still_end) || waited > kSettleTimeMax) return left;
+    std::this_thread::sleep_for(kPollInterval);
+  }
+}
+
+std::vector<std::string> leftovers_text(const Leftovers& left, bool colour) {
+  if (left.nothing()) return {paint(Style::green, "nothing leaked", colour)};
+  std::vector<std::string> lines;
+  lines.push_back(paint(Style::red, "leaked", colour) + " " +
+                  count_text(left.arrays.size(), "array") + ", " + bytes_twice(left.bytes) + ", " +
+                  count_text(left.leases, "lease") + ", " +
+                  count_text(left.descriptors, "descriptor"));
+  for (const ArrayInfo& info : left.arrays) lines.push_back(array_line(info));
+  for (const Survivor& survivor : left.survivors) {
+    lines.push_back("  pid " + std::to_string(survivor.pid) + " still holds " +
+                    bytes_twice(survivor.bytes) + ": " + survivor.command);
+  }
+  if (!left.settled) lines.push_back("the daemon still counts processes that have ended");
+  return lines;
+}
+
+std::string leftovers_json(const Leftovers& left, int exit_status) {
+  std::vector<std::string> names;
+  for (const ArrayInfo& info : left.arrays) {
+    names.push_back(json_object({{"id", json_quote(info.id)},
+                                 {"name", info.name.empty() ? "null" : json_quote(info.name)},
+                                 {"nbytes", std::to_string(info.nbytes)},
+                                 {"kept", info.kept ? "true" : "false"},
+                                 {"leases", std::to_string(info.leases)}}));
+  }
+  std::vector<std::string> survivors;
+  for (const Survivor& survivor : left.survivors) {
+    survivors.push_back(json_object({{"pid", std::to_string(survivor.pid)},
+                                     {"command", json_quote(survivor.command)},
+                                     {"nbytes", std::to_string(survivor.bytes)}}));
+  }
+  return json_object({{"exit", std::to_string(exit_status)},
+                      {"leaked_arrays", std::to_string(left.arrays.size())},
+                      {"leaked_bytes", std::to_string(left.bytes)},
+                      {"leaked_leases", std::to_string(left.leases)},
+                      {"leaked_fds", std::to_string(left.descriptors)},
+                      {"arrays", json_array(names)},
+                      {"survivors", json_array(survivors)},
+                      {"settled", left.settled ? "true" : "false"}});
+}
+
+}  // namespace shmctl

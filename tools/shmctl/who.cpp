@@ -1,0 +1,46 @@
+#include <vector>
+
+#include "commands.hpp"
+#include "connect.hpp"
+#include "json.hpp"
+#include "output.hpp"
+#include "table.hpp"
+
+namespace shmctl {
+
+using shmstore::Holder;
+
+namespace {
+
+int print_who_json(shmstore::Client& client, const std::string& name) {
+  const Result<std::string> reply = admin_on(client, "holders", name);
+  return print_json(reply ? json_member(*reply, "holders") : reply);
+}
+
+}  // namespace
+
+int run_who(const Globals& globals, const NameOption& options) {
+  Result<shmstore::Client> client = connect(globals);
+  if (!client) return fail(client.error());
+  if (globals.json) return print_who_json(*client, options.name);
+  Result<std::vector<Holder>> holders = client->holders(options.name);
+  if (!holders) return fail(holders.error());
+  if (holders->empty()) {
+    say("nobody holds " + options.name);
+    return kDone;
+  }
+  Table table({{"PID", Align::right},
+               {"COMMAND", Align::left, true},
+               {"USER", Align::left, true},
+               {"ACCESS", Align::left},
+               {"SINCE", Align::right}});
+  for (const Holder& holder : *holders) {
+    // A hand-over lease has no process: it waits for whoever unpickles the handle.
+    table.add_plain({holder.pid == 0 ? "-" : std::to_string(holder.pid), holder.command,
+                     user_text(holder.uid), holder.access, age_text(holder.since)});
+  }
+  table.print();
+  return kDone;
+}
+
+}  // namespace shmctl
