@@ -39,7 +39,7 @@ from ._errors import (
     QuotaExceeded,
     TimedOut,
 )
-from ._ext import __version__, _calibrate, release
+from ._ext import __version__, calibrate, release
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
@@ -268,9 +268,14 @@ def stats() -> Dict:
     return default_client().stats()
 
 
-def _count_references() -> None:
+def _finish() -> None:
+    # What users see in tracebacks and pickles is the package, not its files.
+    for name in __all__:
+        member = globals()[name]
+        if isinstance(member, type):
+            member.__module__ = __name__
     probe = object()
-    _calibrate(probe)
+    calibrate(probe)
 
 
-_count_references()
+_finish()

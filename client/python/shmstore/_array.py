@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, cast
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from ._errors import InvalidArgument
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from typing import Literal
 
     from numpy.typing import NDArray
     from typing_extensions import Self
@@ -71,9 +73,24 @@ def lease_around(array: NDArray[Any]) -> Optional[_ext.Lease]:
 
 def array_on(lease: _ext.Lease) -> SharedArray:
     """The whole array of a lease."""
-    return np.ndarray.__new__(
-        SharedArray, lease.shape, dtype_of(lease.dtype), lease, 0, None, lease.order
-    )
+    dtype, order = dtype_of(lease.dtype), cast("Literal['C', 'F']", lease.order)
+    return np.ndarray.__new__(SharedArray, lease.shape, dtype, _buffer(lease), 0, None, order)
+
+
+def view_on(
+    lease: _ext.Lease,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    offset: int,
+    strides: tuple[int, ...],
+) -> SharedArray:
+    """Part of the memory of a lease; offset and strides in bytes. Raises ValueError outside of it."""
+    return np.ndarray.__new__(SharedArray, shape, dtype, _buffer(lease), offset, strides)
+
+
+def _buffer(lease: _ext.Lease) -> memoryview:
+    # To the type checker; Python can only say since 3.12 that a class exports a buffer.
+    return cast("memoryview", lease)
 
 
 def milliseconds(seconds: Any, field: str = "timeout") -> Optional[int]:
@@ -178,10 +195,10 @@ class SharedArray(_ext.ArrayBase):
     def __reduce__(self) -> Any:
         return self.__reduce_ex__(2)
 
-    def __copy__(self) -> NDArray[Any]:
+    def __copy__(self) -> NDArray[Any]:  # type: ignore[override]
         return np.array(self, copy=True, order="K")
 
-    def __deepcopy__(self, memo: Any) -> NDArray[Any]:
+    def __deepcopy__(self, memo: Any) -> NDArray[Any]:  # type: ignore[override]
         return np.array(self, copy=True, order="K")
 
 

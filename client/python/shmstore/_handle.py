@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import numpy as np
 
 from . import _connect, _ext
-from ._array import SharedArray, array_on, lease_around
+from ._array import SharedArray, array_on, lease_around, view_on
 from ._dtype import dtype_of, dtype_text
 from ._errors import Disconnected, InvalidArgument, NotFound
 
@@ -118,7 +118,7 @@ def open(  # noqa: A001 - the name counts in every handle
     else:
         text, shape, offset, strides = view
         dtype = dtype_of(lease.dtype if text is None else text)
-        array = np.ndarray.__new__(SharedArray, shape, dtype, lease, offset, strides)
+        array = view_on(lease, dtype, shape, offset, strides)
     if mode == "W" and array.flags.writeable:
         array.flags.writeable = False
     return array

@@ -222,8 +222,8 @@ void bind_lease(nb::module_& module) {
   module.def("release", &release_array, nb::arg("x"),
              nb::sig("def release(x: numpy.typing.NDArray[typing.Any]) -> bool"), kReleaseDoc);
   module.def(
-      "_calibrate", [](nb::handle probe) { own_references = Py_REFCNT(probe.ptr()); },
-      nb::arg("probe"), nb::sig("def _calibrate(probe: object) -> None"),
+      "calibrate", [](nb::handle probe) { own_references = Py_REFCNT(probe.ptr()); },
+      nb::arg("probe"), nb::sig("def calibrate(probe: object) -> None"),
       "Learns how this interpreter counts references to arguments.");
 }
 
