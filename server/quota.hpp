@@ -12,16 +12,28 @@ namespace shmstore::server {
 
 /// Limits of the store and of each user. Defaults live here and only here.
 struct Limits {
-  std::uint64_t capacity = 0;             ///< Bytes of all arrays together. Set by main.
-  std::uint64_t user_bytes_max = 0;       ///< Bytes of one user; 0: the capacity.
+  std::uint64_t capacity = 0;        ///< Bytes of all arrays together. Set by main.
+  std::uint64_t user_bytes_max = 0;  ///< Bytes of one user; 0: the capacity.
   std::uint64_t user_arrays_max = 4'000'000;
   std::uint64_t user_leases_max = 4'000'000;
   std::uint64_t user_connections_max = 4'096;
   std::uint64_t user_waits_max = 65'536;  ///< Blocked requests.
-  std::uint64_t segments_max = 16'384;    ///< Descriptors: RLIMIT_NOFILE less a reserve. Set by main.
+  std::uint64_t segments_max = 16'384;  ///< Descriptors: RLIMIT_NOFILE less a reserve. Set by main.
 };
 
-enum class Resource { bytes, arrays, leases, connections, waits };
+enum class Resource {
+  bytes,
+  arrays,
+  leases,
+  connections,
+  waits
+};
+
+/// What an array of `bytes` is charged: the whole pages that the kernel holds for it.
+inline constexpr std::uint64_t kPageBytes = 4096;
+[[nodiscard]] constexpr std::uint64_t charge_of(std::uint64_t bytes) {
+  return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
+}
 
 struct Usage {
   std::uint64_t bytes = 0, arrays = 0, leases = 0, connections = 0, waits = 0;
@@ -44,11 +56,16 @@ class Quota {
   void set_limits(const Limits& limits) { limits_ = limits; }
   void set_user_limits(std::uint32_t uid, std::uint64_t bytes_max, std::uint64_t arrays_max);
   [[nodiscard]] const Limits& limits() const { return limits_; }
-  [[nodiscard]] Usage usage(std::uint32_t uid) const;   ///< With effective maxima filled in.
+  [[nodiscard]] Usage usage(std::uint32_t uid) const;  ///< With effective maxima filled in.
   [[nodiscard]] const std::map<std::uint32_t, Usage>& users() const { return users_; }
   [[nodiscard]] std::uint64_t bytes_used() const { return bytes_used_; }
+  [[nodiscard]] std::uint64_t bytes_free() const;
+  /// The effective limit of one user.
+  [[nodiscard]] std::uint64_t limit(std::uint32_t uid, Resource resource) const;
 
  private:
+  [[nodiscard]] std::string full_text(std::uint64_t amount, std::uint64_t free) const;
+
   Limits limits_;
   std::map<std::uint32_t, Usage> users_;
   std::uint64_t bytes_used_ = 0;

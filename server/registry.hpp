@@ -1,8 +1,9 @@
 #pragma once
 /// The model of the store: names, arrays, leases, waits, versions, rights, quotas. Pure C++: no
 /// system call, no Asio, no JSON, no clock of its own; one thread. Everything the outside world
-/// must do (answer a request, allocate or free memory, add a kernel seal, tell watchers) is appended
-/// to the Effects that each call takes; the caller carries them out in order after the call.
+/// must do (answer a request, allocate or free memory, add a kernel seal, tell watchers) is
+/// appended to the Effects that each call takes; the caller carries them out in order after the
+/// call.
 ///
 /// Every request ends in exactly one Completion: at once, or later (a draft gets sealed, capacity
 /// comes free, the deadline passes, the request is cancelled, the session ends: then none is sent).
@@ -16,11 +17,11 @@
 #include <variant>
 #include <vector>
 
+#include "server/quota.hpp"
 #include "shmstore/array.hpp"
 #include "shmstore/dtype.hpp"
 #include "shmstore/error.hpp"
 #include "shmstore/protocol.hpp"
-#include "server/quota.hpp"
 
 namespace shmstore::server {
 
@@ -127,8 +128,7 @@ struct EventRecord {
   std::uint64_t version = 0;
   State state = State::draft;
 };
-using Effect =
-    std::variant<Completion, AllocateSegment, HardSealSegment, FreeSegment, EventRecord>;
+using Effect = std::variant<Completion, AllocateSegment, HardSealSegment, FreeSegment, EventRecord>;
 using Effects = std::vector<Effect>;
 
 /// One array as seen from outside. Strings and spans live as long as the array.
@@ -178,6 +178,8 @@ class Registry {
   ~Registry();
   Registry(const Registry&) = delete;
   Registry& operator=(const Registry&) = delete;
+
+  struct Impl;  ///< Opaque: server/registry_impl.hpp, for the registry's own files.
 
   // -- sessions ---------------------------------------------------------------------------------
   /// Error: quota_exceeded (connections).
@@ -237,7 +239,6 @@ class Registry {
   [[nodiscard]] std::vector<std::string> selfcheck() const;
 
  private:
-  struct Impl;
   std::unique_ptr<Impl> impl_;
 };
 

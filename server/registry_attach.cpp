@@ -1,0 +1,106 @@
+// Attach: by name or by id, at once or when the draft is sealed or a newer version appears.
+#include "server/registry_impl.hpp"
+
+namespace shmstore::server {
+
+// What an attach comes to once rights are settled. Co-writers join a draft as soon as there is
+// memory to write to; while the kernel hard-seals an array nobody may become a writer of it.
+Outcome Registry::Impl::by_state(Array& array, Access access) {
+  const bool writer = access == Access::write;
+  switch (array.state) {
+    case State::draft:
+      if (writer && !array.allocating && !array.hard_seal) return &array;
+      return MustWait{};
+    case State::mutable_:
+      if (writer && array.hard_seal) return MustWait{};
+      return &array;
+    case State::sealed:
+      if (!writer) return &array;
+      return make_error(ErrorCode::invalid_argument,
+                        "access: " + label(array) + " is sealed; use mode c");
+    case State::dying:
+    case State::gone:
+    case State::broken: break;
+  }
+  return not_found(array.id);
+}
+
+Outcome Registry::Impl::try_attach(Session& session, const AttachSpec& spec) {
+  const Identity& who = session.identity;
+  if (spec.id.valid()) {
+    Array* array = arrays.find(spec.id);
+    if (array == nullptr) return not_found(spec.id);
+    if (!may(who, *array, spec.access)) {
+      return make_error(ErrorCode::permission_denied, "id: no right to " + label(*array));
+    }
+    if (array->aborted && holds(session, spec.id)) {
+      return make_error(ErrorCode::aborted, "id: the draft was dropped by its creator");
+    }
+    return by_state(*array, spec.access);
+  }
+  const NameEntry* entry = find_entry(spec.name);
+  Array* array = entry == nullptr ? nullptr : entry->visible();
+  if (array == nullptr) {
+    if (foreign(who, spec.name.uid)) return denied(spec.name);
+    return spec.newer_than > 0 ? Outcome(MustWait{}) : Outcome(not_found(spec.name));
+  }
+  if (!may(who, *array, spec.access)) return denied(spec.name);
+  if (spec.newer_than > 0 && array->version <= spec.newer_than) return MustWait{};
+  return by_state(*array, spec.access);
+}
+
+void Registry::Impl::attach(Session& session, RequestId request, AttachSpec spec) {
+  constexpr auto kOp = protocol::Op::attach;
+  if (spec.access == Access::exclusive) {
+    return reply(
+        session, request, kOp,
+        make_error(ErrorCode::invalid_argument, "access: exclusive is reserved, use r, r+ or c"));
+  }
+  if (spec.id.valid() && spec.newer_than > 0) {
+    return reply(session, request, kOp,
+                 make_error(ErrorCode::invalid_argument, "newer_than: only with a name"));
+  }
+  spec.name = resolve(session, spec.name);
+  const Outcome outcome = try_attach(session, spec);
+  if (const auto* error = std::get_if<Error>(&outcome)) {
+    reply(session, request, kOp, *error);
+  } else if (Array* const* array = std::get_if<Array*>(&outcome)) {
+    grant_attach(session, request, **array, spec);
+  } else if (spec.timeout_ms == 0) {
+    reply(session, request, kOp, timed_out("the array is not sealed yet, or not newer"));
+  } else {
+    wait_to_attach(session, request, std::move(spec));
+  }
+}
+
+void Registry::Impl::wait_to_attach(Session& session, RequestId request, AttachSpec spec) {
+  const std::int64_t deadline_ms = deadline_of(spec.timeout_ms);
+  Waiter* waiter = add_waiter(session, request, protocol::Op::attach, deadline_ms, AttachJob{spec});
+  if (waiter == nullptr) return;
+  if (spec.id.valid()) {
+    arrays.find(spec.id)->attach_waiters.push_back(*waiter);
+  } else {
+    wait_on_name(*waiter, make_entry(spec.name));
+  }
+}
+
+// A handle that is used lives on: every hand-over lease of the array gets its grace again.
+void Registry::Impl::grant_attach(Session& session, RequestId request, Array& array,
+                                  const AttachSpec& spec) {
+  if (spec.renew_handover) {
+    for (auto& lease : array.handovers) extend_handover(*lease, lease->grace_ms);
+  }
+  grant(session, request, protocol::Op::attach, array, spec.access);
+}
+
+// REQUIRES: the outcome is no MustWait.
+void Registry::Impl::answer_attach(Waiter& waiter, const Outcome& outcome) {
+  if (const auto* error = std::get_if<Error>(&outcome)) return answer(waiter, *error);
+  Session& session = *waiter.session;
+  const RequestId request = waiter.request;
+  const AttachSpec spec = std::get<AttachJob>(waiter.job).spec;
+  drop_waiter(waiter);
+  grant_attach(session, request, *std::get<Array*>(outcome), spec);
+}
+
+}  // namespace shmstore::server

@@ -1,0 +1,217 @@
+// selfcheck: recomputes from the objects alone what the registry keeps as sums and indices, and
+// compares. Reads everything; for debug builds, tests and the admin op of that name.
+#include <algorithm>
+
+#include "server/registry_impl.hpp"
+
+namespace shmstore::server {
+namespace {
+
+class Checker {
+ public:
+  explicit Checker(std::vector<std::string>& problems) : problems_(problems) {}
+  void expect(bool holds, const std::string& what) {
+    if (!holds) problems_.push_back(what);
+  }
+  void same(std::uint64_t is, std::uint64_t should, const std::string& what) {
+    if (is == should) return;
+    problems_.push_back(what + ": " + std::to_string(is) + " instead of " + std::to_string(should));
+  }
+
+ private:
+  std::vector<std::string>& problems_;
+};
+
+template <class T>
+std::uint64_t length(const LinkedList<T>& list) {
+  std::uint64_t items = 0;
+  for (const T* item = list.first(); item != nullptr; item = item->next) {
+    if (item->home != &list) return UINT64_MAX;
+    ++items;
+  }
+  return items;
+}
+
+/// What the objects add up to.
+struct Sums {
+  std::map<std::uint32_t, Usage> users;
+  std::uint64_t bytes = 0, leases = 0, segments = 0, waits = 0, timers = 0;
+  std::uint64_t listed_waiters = 0, anonymous = 0;
+};
+
+void check_state(const Array& array, const std::string& who, Checker& check) {
+  const bool live =
+      array.state == State::draft || array.state == State::sealed || array.state == State::mutable_;
+  check.expect(live || array.state == State::dying, who + "impossible state");
+  check.expect(live || array.entry == nullptr, who + "dying, yet named");
+  check.expect((array.seal != Seal::none) == array.sealed_s.has_value(), who + "seal and its time");
+  check.expect(array.state != State::sealed || array.writer_count == 0,
+               who + "sealed, yet written");
+  check.expect((array.version == 0) == (array.state == State::draft || array.aborted),
+               who + "version " + std::to_string(array.version) + " in this state");
+  check.expect(!array.kept || (array.entry != nullptr && array.version > 0), who + "kept");
+  check.expect(array.ttl_deadline_ms == kNever || array.kept, who + "ttl, yet not kept");
+  check.expect(array.lease_count > 0 || array.kept || array.allocating, who + "held by nobody");
+  check.expect(!array.marked && !array.wake_attach && !array.wake_seal, who + "unsettled");
+  check.expect(!array.allocating || array.creation != nullptr || array.state == State::dying,
+               who + "allocated for nobody");
+  check.expect(
+      (array.segment != 0) == (array.spec.bytes > 0 && !array.allocating && array.charged > 0),
+      who + "segment");
+}
+
+void check_leases(const Array& array, const std::string& who, Sums& sums, Checker& check) {
+  std::uint64_t count = 0, writers = 0, payers = 0, handovers = 0;
+  bool past_writers = false;
+  for (const Lease* lease = array.leases.first(); lease != nullptr; lease = lease->next) {
+    ++count;
+    const bool writer = lease->access == Access::write;
+    writers += writer ? 1 : 0;
+    check.expect(!(writer && past_writers), who + "a writer behind readers");
+    past_writers = !writer;
+    payers += lease->uid == array.charge_uid ? 1 : 0;
+    handovers += lease->session == nullptr ? 1 : 0;
+    check.expect(lease->array == &array && lease->home == &array.leases, who + "lease's array");
+    check.expect(lease->grants > 0 || lease->session == nullptr || array.creation != nullptr ||
+                     array.allocating,
+                 who + "lease without a grant");
+    if (lease->session != nullptr) {
+      const auto own = lease->session->leases.find({array.id.raw, lease->access});
+      check.expect(own != lease->session->leases.end() && own->second.get() == lease,
+                   who + "lease unknown to its session");
+    }
+    ++sums.users[lease->uid].leases;
+  }
+  check.same(array.lease_count, count, who + "leases");
+  check.same(array.writer_count, writers, who + "writers");
+  check.same(array.charge_leases, payers, who + "leases of the payer");
+  check.same(array.handovers.size(), handovers, who + "hand-over leases");
+  sums.leases += count;
+  sums.timers += handovers;
+}
+
+void check_array(const Registry::Impl& impl, const Array& array, Sums& sums, Checker& check) {
+  const std::string who = "array " + std::to_string(array.id.raw) + ": ";
+  check.expect(impl.arrays.find(array.id) == &array, who + "not under its id");
+  check_state(array, who, check);
+  check_leases(array, who, sums, check);
+  if (array.entry != nullptr) {
+    const NameEntry* entry = impl.find_entry(array.spec.name);
+    const bool draft = array.state == State::draft;
+    const bool there = entry == array.entry && (draft ? entry->drafts.contains(array.draft_seq)
+                                                      : entry->published == &array);
+    check.expect(there, who + "not under its name");
+  } else {
+    const auto own = impl.anonymous.find(array.uid);
+    check.expect(own != impl.anonymous.end() && own->second.contains(array.id.raw),
+                 who + "not among the anonymous");
+    ++sums.anonymous;
+  }
+  ++sums.users[array.uid].arrays;
+  sums.users[array.charge_uid].bytes += array.charged;
+  sums.bytes += array.charged;
+  sums.segments += array.segment != 0 || array.allocating ? 1 : 0;
+  sums.timers += array.ttl_deadline_ms != kNever ? 1 : 0;
+  sums.listed_waiters += length(array.attach_waiters) + length(array.seal_waiters);
+}
+
+void check_entry(const NameEntry& entry, Sums& sums, Checker& check) {
+  const std::string who = "name " + label({entry.uid, std::string(entry.name)}) + ": ";
+  check.expect(!entry.unused(), who + "empty");
+  check.expect(!entry.marked && !entry.wake, who + "unsettled");
+  for (const auto& [seq, draft] : entry.drafts) {
+    check.expect(draft->entry == &entry && draft->state == State::draft, who + "draft");
+    const bool reserves = !draft->has_option(protocol::kCreateReplace);
+    check.expect(!reserves || (entry.drafts.size() == 1 && entry.published == nullptr),
+                 who + "reserved, yet shared");
+  }
+  if (entry.published != nullptr) {
+    check.expect(entry.published->entry == &entry, who + "published elsewhere");
+  }
+  if (entry.loader != nullptr) {
+    const auto& own = entry.loader->loading;
+    check.expect(std::find(own.begin(), own.end(), &entry) != own.end(),
+                 who + "loader does not know");
+  }
+  check.expect(entry.loader != nullptr || !entry.loader_draft.valid(), who + "loader's draft");
+  for (const Waiter* waiter = entry.waiters.first(); waiter != nullptr; waiter = waiter->next) {
+    check.expect(waiter->entry == &entry, who + "waiter of another name");
+  }
+  sums.listed_waiters += length(entry.waiters);
+}
+
+void check_session(const Registry::Impl& impl, const Session& session, Sums& sums, Checker& check) {
+  const std::string who = "session " + std::to_string(session.id) + ": ";
+  std::uint64_t charged = 0;
+  for (const auto& [request, waiter] : session.waits) {
+    check.expect(waiter->session == &session && waiter->request == request, who + "wait");
+    const auto indexed = impl.waiters.find(waiter->seq);
+    check.expect(indexed != impl.waiters.end() && indexed->second == waiter.get(),
+                 who + "wait not in the index");
+    check.expect(waiter->charged == (waiter->home != nullptr), who + "wait in no list");
+    charged += waiter->charged ? 1U : 0U;
+    sums.timers += waiter->deadline_ms != kNever ? 1U : 0U;
+  }
+  for (const auto& [key, lease] : session.leases) {
+    check.expect(lease->session == &session && impl.arrays.find(ArrayId{key.id}) == lease->array,
+                 who + "lease on what is gone");
+  }
+  for (const NameEntry* entry : session.loading) {
+    check.expect(entry->loader == &session, who + "loader of what another loads");
+  }
+  check.same(session.waits_charged, charged, who + "waits charged");
+  sums.waits += session.waits.size();
+  sums.users[session.identity.uid].waits += charged;
+  ++sums.users[session.identity.uid].connections;
+}
+
+void check_users(const Quota& quota, Sums& sums, Checker& check) {
+  for (const auto& [uid, usage] : quota.users()) sums.users.try_emplace(uid);
+  for (const auto& [uid, sum] : sums.users) {
+    const Usage usage = quota.usage(uid);
+    const std::string who = "uid " + std::to_string(uid) + ": ";
+    check.same(usage.bytes, sum.bytes, who + "bytes");
+    check.same(usage.arrays, sum.arrays, who + "arrays");
+    check.same(usage.leases, sum.leases, who + "leases");
+    check.same(usage.connections, sum.connections, who + "connections");
+    check.same(usage.waits, sum.waits, who + "waits");
+  }
+  check.same(quota.bytes_used(), sums.bytes, "bytes used");
+}
+
+}  // namespace
+
+std::vector<std::string> Registry::Impl::selfcheck() const {
+  std::vector<std::string> problems;
+  Checker check(problems);
+  Sums sums;
+  arrays.for_each([&](const Array& array) { check_array(*this, array, sums, check); });
+  for (const auto& [uid, home] : namespaces) {
+    for (const auto& [name, entry] : home.names) check_entry(entry, sums, check);
+  }
+  for (const auto& [id, session] : sessions) check_session(*this, *session, sums, check);
+  std::uint64_t pinned_sum = 0;
+  for (const auto& [segment, memory] : pinned) {
+    pinned_sum += memory.bytes;
+    sums.users[memory.uid].bytes += memory.bytes;
+  }
+  sums.bytes += pinned_sum;
+  sums.segments += pinned.size();
+  for (const auto& [uid, queue] : create_queues) sums.listed_waiters += length(queue);
+  std::uint64_t named_nothing = 0, retries = 0, at_work = 0;
+  for (const auto& [uid, ids] : anonymous) named_nothing += ids.size();
+  for (const Timer& timer : timers) retries += timer.kind == TimerKind::seal_retry ? 1 : 0;
+  for (const auto& [seq, waiter] : waiters) at_work += waiter->charged ? 0 : 1;
+  check.same(named_nothing, sums.anonymous, "arrays without a name");
+  check.same(timers.size() - retries, sums.timers, "timers");
+  check.same(waiters.size(), sums.waits, "waits");
+  check.same(sums.listed_waiters + at_work, sums.waits, "waits in lists");
+  check.same(lease_total, sums.leases, "leases");
+  check.same(segment_total, sums.segments, "segments");
+  check.same(pinned_bytes, pinned_sum, "pinned bytes");
+  check.expect(marked_names.empty() && marked_arrays.empty(), "unsettled marks");
+  check_users(quota, sums, check);
+  return problems;
+}
+
+}  // namespace shmstore::server

@@ -1,0 +1,392 @@
+#pragma once
+/// Inside the registry. Objects point at each other in both directions:
+///
+///   Session ─owns─▶ Lease ◀─lists─ Array ◀─owned by slot─ SlotTable
+///      │                             ▲ ▼
+///      └─owns─▶ Waiter ◀─lists─ Array | NameEntry | create queue of a uid
+///
+/// A call changes state first and only marks what others may now be waiting for; settle(), at the
+/// end of each public call, wakes waiters, frees arrays without leases and retries creates, until
+/// nothing is marked. So no function has to expect that an object it holds goes away under it:
+/// arrays, names and their entries are only ever freed in settle().
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <variant>
+#include <vector>
+
+#include "server/registry.hpp"
+#include "server/registry_table.hpp"
+
+namespace shmstore::server {
+
+struct Array;
+struct Lease;
+struct NameEntry;
+struct Session;
+struct Waiter;
+
+/// What keeps an array alive: one per (session, array, access), or per (array, uid) with a timeout
+/// for a hand-over (session null). The number of leases is the reference count.
+struct Lease {
+  Session* session = nullptr;
+  Array* array = nullptr;
+  Access access = Access::read;
+  std::uint32_t uid = 0;  ///< Whose lease quota pays.
+  std::uint64_t grants = 0;
+  bool descriptor_sent = false;
+  double since_s = 0;
+  std::int64_t grace_ms = 0;     ///< Hand-over only.
+  std::int64_t deadline_ms = 0;  ///< Hand-over only.
+  Lease *prev = nullptr, *next = nullptr;
+  LinkedList<Lease>* home = nullptr;
+};
+
+struct LeaseKey {
+  std::uint64_t id = 0;
+  Access access = Access::read;
+  friend bool operator==(const LeaseKey&, const LeaseKey&) = default;
+};
+struct LeaseKeyHash {
+  std::size_t operator()(const LeaseKey& key) const noexcept {
+    return std::hash<std::uint64_t>{}(key.id * 4 + static_cast<std::uint64_t>(key.access));
+  }
+};
+
+// -- requests that wait: one job each ---------------------------------------------------------
+struct AttachJob {
+  AttachSpec spec;  ///< By name, uid resolved; or by id.
+};
+struct NameJob {
+  std::uint64_t newer_than = 0;
+};
+struct CachedJob {};
+struct CreateJob {
+  CreateSpec spec;
+  std::string refusal;  ///< Why there was no room at the first try.
+};
+struct SealJob {
+  ArrayId id;
+  bool hard = false;
+};
+struct AllocateJob {
+  ArrayId id;
+};  ///< A create whose memory is under way.
+struct HardSealJob {
+  ArrayId id;
+};  ///< A seal that waits for the kernel's answer.
+
+struct Waiter {
+  Session* session = nullptr;
+  RequestId request = 0;
+  protocol::Op op = protocol::Op::ping;
+  std::uint64_t seq = 0;         ///< Order of arrival.
+  std::int64_t deadline_ms = 0;  ///< kNever: none.
+  bool charged = false;          ///< Counts as a wait of its user (not while the daemon works).
+  NameEntry* entry = nullptr;    ///< Waits on this name.
+  std::variant<AttachJob, NameJob, CachedJob, CreateJob, SealJob, AllocateJob, HardSealJob> job;
+  Waiter *prev = nullptr, *next = nullptr;
+  LinkedList<Waiter>* home = nullptr;
+};
+
+inline constexpr std::int64_t kNever = INT64_MAX;
+
+/// A seal that the kernel is asked about; the array takes no new writer meanwhile.
+struct HardSeal {
+  SessionId session = 0;
+  Waiter* waiter = nullptr;  ///< Null: cancelled, or its session ended. The answer still counts.
+  bool hard = false;
+  std::int64_t deadline_ms = 0;
+};
+
+struct Array {
+  ArrayId id;
+  CreateSpec spec;             ///< As asked for, namespace resolved. perms and ttl_ms change later.
+  NameEntry* entry = nullptr;  ///< Null: anonymous, or the name has been taken away.
+  std::uint64_t draft_seq = 0;  ///< Order of creation; key among the drafts of a name.
+  std::uint32_t uid = 0, gid = 0;
+  SessionId creator = 0;
+  State state = State::draft;
+  Seal seal = Seal::none;
+  bool allocating = false;  ///< Its memory is not there yet.
+  bool aborted = false;     ///< Dying, and was a draft: its holders are told `aborted`.
+  bool kept = false;
+  std::uint64_t version = 0;
+  SegmentId segment = 0;
+  Waiter* creation = nullptr;  ///< The create that is answered when the memory is there.
+  std::optional<HardSeal> hard_seal;
+  std::int64_t ttl_deadline_ms = kNever;
+  double created_s = 0;
+  std::optional<double> sealed_s;
+
+  LinkedList<Lease> leases;  ///< Writers first.
+  std::uint64_t lease_count = 0;
+  std::uint64_t writer_count = 0;
+  std::vector<std::unique_ptr<Lease>> handovers;  ///< At most one per uid; also in `leases`.
+  std::uint64_t charged = 0;                      ///< Bytes.
+  std::uint32_t charge_uid = 0;                   ///< Who pays for them.
+  std::uint64_t charge_leases = 0;                ///< Leases of charge_uid.
+
+  LinkedList<Waiter> attach_waiters;
+  LinkedList<Waiter> seal_waiters;
+  bool marked = false, wake_attach = false, wake_seal = false;
+
+  [[nodiscard]] bool has_option(std::uint16_t option) const { return (spec.options & option) != 0; }
+};
+
+struct Namespace {
+  std::uint64_t floor = 0;  ///< Above every version ever deleted here.
+  std::map<std::string, NameEntry, std::less<>> names;
+};
+
+/// A name: at most one published array, any number of drafts made with `replace` (or exactly one
+/// without, which reserves the name), at most one loader, and who waits for it.
+struct NameEntry {
+  std::uint32_t uid = 0;
+  Namespace* home = nullptr;
+  std::string_view name;  ///< The key in `home`.
+  Array* published = nullptr;
+  std::map<std::uint64_t, Array*> drafts;  ///< By draft_seq.
+  Session* loader = nullptr;
+  ArrayId loader_draft;
+  LinkedList<Waiter> waiters;
+  bool marked = false, wake = false;
+
+  [[nodiscard]] Array* visible() const {
+    if (published != nullptr || drafts.empty()) return published;
+    return drafts.rbegin()->second;
+  }
+  [[nodiscard]] bool unused() const {
+    return published == nullptr && drafts.empty() && loader == nullptr && waiters.empty();
+  }
+};
+
+struct Session {
+  SessionId id = 0;
+  Identity identity;
+  std::unordered_map<LeaseKey, std::unique_ptr<Lease>, LeaseKeyHash> leases;
+  std::map<RequestId, std::unique_ptr<Waiter>> waits;
+  std::uint64_t waits_charged = 0;
+  std::set<NameEntry*> loading;
+};
+
+/// Memory that nobody has a lease on and the kernel has not taken back yet.
+struct PinnedSegment {
+  std::uint32_t uid = 0;
+  std::uint64_t bytes = 0;
+};
+
+enum class TimerKind : std::uint8_t {
+  wait,
+  ttl,
+  handover,
+  seal_retry
+};
+struct Timer {
+  std::int64_t at_ms = 0;
+  TimerKind kind = TimerKind::wait;
+  std::uint64_t key = 0;   ///< wait: seq; else the array's raw id.
+  std::uint64_t more = 0;  ///< handover: uid.
+  friend auto operator<=>(const Timer&, const Timer&) = default;
+};
+
+/// What a request on a name or array comes to at this moment.
+struct MustWait {};
+using Outcome = std::variant<Error, Array*, MustWait>;
+
+struct Registry::Impl {
+  explicit Impl(const Limits& limits) : quota(limits) {}
+
+  // registry.cpp: a call's frame, sessions, rights
+  void begin(Now at, Effects& effects);
+  void settle();
+  template <class F>
+  void run(SessionId session, RequestId request, protocol::Op op, Now at, Effects& effects, F&& f);
+  void end_session(Session& session);
+  Session* find_session(SessionId id);
+  const Session* find_session(SessionId id) const;
+  void reply(const Session& session, RequestId request, protocol::Op op,
+             decltype(Completion::result) result);
+  void emit_event(std::string_view event, const Array& array, const NameEntry& entry);
+  ArrayView view(const Array& array, std::int64_t boot_ms) const;
+
+  // registry_rights.cpp
+  static bool may(const Identity& who, const Array& array, Access access);
+  static bool owns(const Identity& who, const Array& array);
+  static bool foreign(const Identity& who, std::uint32_t ns_uid);
+  QualifiedName resolve(const Session& session, const QualifiedName& name) const;
+  static Error denied(const QualifiedName& name);
+  static Error denied(const Array& array, std::string_view what);
+  static Error not_found(const QualifiedName& name);
+  static Error not_found(ArrayId id);
+  Result<Array*> find_target(const Session& session, const Target& target, Access access) const;
+  Result<Array*> find_owned(const Session& session, const Target& target,
+                            std::string_view what) const;
+
+  // registry_names.cpp
+  NameEntry* find_entry(const QualifiedName& name);
+  const NameEntry* find_entry(const QualifiedName& name) const;
+  NameEntry& make_entry(const QualifiedName& name);
+  void mark(NameEntry& entry, bool wake);
+  void mark(Array& array);
+  void settle_name(NameEntry& entry);
+  void settle_array(Array& array);
+  std::optional<Error> check_publish(const Array& array) const;
+  void publish(Array& array, State state);
+  void unname(Array& array);
+  void make_dying(Array& array);
+  void free_array(Array& array);
+  void set_ttl(Array& array, std::uint64_t ttl_ms);
+  void clear_ttl(Array& array);
+
+  // registry_lease.cpp
+  Lease* find_lease(Session& session, ArrayId id, Access access);
+  static bool holds(const Session& session, ArrayId id);
+  Result<Lease*> take_lease(Session& session, Array& array, Access access);
+  Lease& add_lease(Session& session, Array& array, Access access);
+  void link(Lease& lease);
+  void unlink(Lease& lease);
+  void end_lease(Lease& lease);
+  void demote(Session& session, Array& array);
+  void grant(Session& session, RequestId request, protocol::Op op, Array& array, Access access);
+  void segment(Session& session, RequestId request, ArrayId id, Access access);
+  void release(Session& session, RequestId request, ArrayId id, Access access,
+               std::uint32_t grants);
+  void handover(Session& session, RequestId request, ArrayId id, std::uint64_t grace_ms);
+  void extend_handover(Lease& lease, std::int64_t grace_ms);
+  void end_handover(Array& array, std::uint32_t uid);
+  void settle_charge(Array& array);
+
+  // registry_wait.cpp
+  std::int64_t deadline_of(std::int64_t timeout_ms) const;
+  /// Null, and the request answered, when the user has too many waits or the time is up already.
+  Waiter* add_waiter(Session& session, RequestId request, protocol::Op op, std::int64_t deadline_ms,
+                     decltype(Waiter::job) job);
+  Waiter& add_work(Session& session, RequestId request, protocol::Op op, decltype(Waiter::job) job);
+  void wait_on_name(Waiter& waiter, NameEntry& entry);
+  void drop_waiter(Waiter& waiter);
+  void answer(Waiter& waiter, decltype(Completion::result) result);
+  void answer_all(LinkedList<Waiter>& waiters, const Error& error);
+  void retry_on_name(Waiter& waiter, NameEntry& entry);
+  void wait(Session& session, RequestId request, const QualifiedName& asked,
+            std::uint64_t newer_than, std::int64_t timeout_ms);
+  Outcome try_wait(const Session& session, const QualifiedName& name,
+                   std::uint64_t newer_than) const;
+  void cancel(Session& session, RequestId request, RequestId target);
+  void stop_waiting(Waiter& waiter);
+  static Error timed_out(const std::string& what);
+
+  // registry_create.cpp
+  void create(Session& session, RequestId request, CreateSpec spec);
+  std::optional<Error> check_create(const Session& session, const CreateSpec& spec) const;
+  std::optional<Error> check_clash(const Session& session, const CreateSpec& spec) const;
+  bool never_fits(std::uint32_t uid, const CreateSpec& spec) const;
+  Result<void> charge_create(std::uint32_t uid, const CreateSpec& spec);
+  void make_array(Session& session, RequestId request, CreateSpec spec);
+  void ready(Array& array);
+  void drop_unready(Session& session, Array& array);
+  void segment_ready(ArrayId id, Result<SegmentId> segment);
+  void segment_freed(SegmentId segment);
+  void retry_creates();
+  bool retry_create(Waiter& waiter);
+
+  // registry_attach.cpp
+  void attach(Session& session, RequestId request, AttachSpec spec);
+  Outcome try_attach(Session& session, const AttachSpec& spec);
+  static Outcome by_state(Array& array, Access access);
+  void wait_to_attach(Session& session, RequestId request, AttachSpec spec);
+  void grant_attach(Session& session, RequestId request, Array& array, const AttachSpec& spec);
+  void answer_attach(Waiter& waiter, const Outcome& outcome);
+
+  // registry_seal.cpp
+  void seal(Session& session, RequestId request, ArrayId id, bool hard, std::int64_t wait_ms);
+  Outcome judge_seal(Session& session, const SealJob& job);
+  void act_seal(Session& session, RequestId request, Array& array, bool hard,
+                std::int64_t deadline_ms);
+  void finish_seal(Array& array, SessionId session, Seal level);
+  void retry_seal(Waiter& waiter);
+  void hard_sealed(ArrayId id, Result<void> result);
+  void refused_by_kernel(Array& array, const HardSeal& job, const Error& error);
+  Error busy(const Array& array, const Session* except) const;
+  static bool needs_hard(const Array& array, bool hard);
+  void abort(Session& session, RequestId request, const Target& target);
+  std::optional<Error> abort_draft(Session& session, ArrayId id);
+
+  // registry_cached.cpp
+  void cached(Session& session, RequestId request, const QualifiedName& asked,
+              std::int64_t timeout_ms);
+  void retry_cached(Waiter& waiter, NameEntry& entry, const QualifiedName& name);
+  Outcome try_cached(const Session& session, const QualifiedName& name) const;
+  void become_loader(Session& session, NameEntry& entry);
+  void end_loader(NameEntry& entry);
+  std::optional<Error> check_loader(const Session& session, const CreateSpec& spec) const;
+  std::optional<Error> abort_loader(Session& session, const QualifiedName& name);
+
+  // registry_admin.cpp
+  Result<Array*> find_published(SessionId session, const Target& target, std::string_view what);
+
+  // registry_time.cpp
+  void tick();
+  void fire(const Timer& timer);
+  void expire(Waiter& waiter);
+
+  // registry_check.cpp
+  std::vector<std::string> selfcheck() const;
+
+  // Constant during a call.
+  Now now;
+  Effects* out = nullptr;
+
+  // Owned objects.
+  Quota quota;
+  std::unordered_map<SessionId, std::unique_ptr<Session>> sessions;
+  SlotTable<Array> arrays;
+  std::map<std::uint32_t, Namespace> namespaces;
+  std::map<std::uint32_t, std::set<std::uint64_t>> anonymous;  ///< Arrays without a name, by owner.
+  std::unordered_map<SegmentId, PinnedSegment> pinned;
+
+  // Indices.
+  std::set<Timer> timers;
+  std::unordered_map<std::uint64_t, Waiter*> waiters;  ///< By seq.
+  std::map<std::uint32_t, LinkedList<Waiter>> create_queues;
+
+  // Marked for settle().
+  std::vector<NameEntry*> marked_names;
+  std::vector<ArrayId> marked_arrays;
+  bool room = false;  ///< Something was given back: waiting creates may fit.
+
+  // Sums, recomputed by selfcheck().
+  std::uint64_t next_seq = 1;
+  std::uint64_t lease_total = 0;
+  std::uint64_t segment_total = 0;  ///< Allocated, being allocated and pinned.
+  std::uint64_t pinned_bytes = 0;
+};
+
+/// "'name'", "'~1000/name'" or "array 123", for error texts.
+std::string label(const QualifiedName& name);
+std::string label(const Array& array);
+
+template <class F>
+void Registry::Impl::run(SessionId session, RequestId request, protocol::Op op, Now at,
+                         Effects& effects, F&& f) {
+  begin(at, effects);
+  Session* found = find_session(session);
+  if (found == nullptr) {
+    const Error error = make_error(ErrorCode::internal, "no such session");
+    effects.push_back(Completion{session, request, op, error});
+  } else if (found->waits.contains(request)) {
+    reply(*found, request, op,
+          make_error(ErrorCode::protocol_error, "request: this id is still waiting"));
+  } else {
+    f(*found);
+  }
+  settle();
+}
+
+}  // namespace shmstore::server

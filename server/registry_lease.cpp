@@ -1,0 +1,223 @@
+// Leases: what a session holds, how often, and who pays. Write leases stand first in an array's
+// list, so that "who still writes" looks at writers only.
+#include <algorithm>
+#include <cassert>
+
+#include "server/registry_impl.hpp"
+
+namespace shmstore::server {
+namespace {
+
+Error no_lease(ArrayId id, Access access) {
+  return make_error(ErrorCode::invalid_argument, "id: this session has no lease '" +
+                                                     std::string(to_string(access)) +
+                                                     "' on array " + std::to_string(id.raw));
+}
+
+}  // namespace
+
+Lease* Registry::Impl::find_lease(Session& session, ArrayId id, Access access) {
+  const auto found = session.leases.find({id.raw, access});
+  return found == session.leases.end() ? nullptr : found->second.get();
+}
+
+bool Registry::Impl::holds(const Session& session, ArrayId id) {
+  return session.leases.contains({id.raw, Access::read}) ||
+         session.leases.contains({id.raw, Access::write}) ||
+         session.leases.contains({id.raw, Access::copy});
+}
+
+void Registry::Impl::link(Lease& lease) {
+  Array& array = *lease.array;
+  if (lease.access == Access::write) {
+    array.leases.push_front(lease);
+    ++array.writer_count;
+  } else {
+    array.leases.push_back(lease);
+  }
+  ++array.lease_count;
+  ++lease_total;
+  if (lease.uid == array.charge_uid) ++array.charge_leases;
+}
+
+void Registry::Impl::unlink(Lease& lease) {
+  Array& array = *lease.array;
+  array.leases.remove(lease);
+  if (lease.access == Access::write) --array.writer_count;
+  --array.lease_count;
+  --lease_total;
+  if (lease.uid == array.charge_uid) --array.charge_leases;
+}
+
+// The session's lease, made and paid for if it has none. Adds no grant.
+Result<Lease*> Registry::Impl::take_lease(Session& session, Array& array, Access access) {
+  if (Lease* lease = find_lease(session, array.id, access)) return lease;
+  Result<void> charged = quota.charge(session.identity.uid, Resource::leases, 1);
+  if (!charged) return charged.error();
+  return &add_lease(session, array, access);
+}
+
+// REQUIRES: charged for.
+Lease& Registry::Impl::add_lease(Session& session, Array& array, Access access) {
+  auto lease = std::make_unique<Lease>();
+  lease->session = &session;
+  lease->array = &array;
+  lease->access = access;
+  lease->uid = session.identity.uid;
+  lease->since_s = now.wall_s;
+  link(*lease);
+  Lease& added = *lease;
+  session.leases.emplace(LeaseKey{array.id.raw, access}, std::move(lease));
+  return added;
+}
+
+// Ends a session's lease with all its grants. The creator's write lease takes an unsealed draft
+// with it.
+void Registry::Impl::end_lease(Lease& lease) {
+  Array& array = *lease.array;
+  Session& session = *lease.session;
+  const bool wrote = lease.access == Access::write;
+  quota.uncharge(lease.uid, Resource::leases, 1);
+  unlink(lease);
+  session.leases.erase({array.id.raw, lease.access});
+  room = true;
+  if (wrote && array.state == State::draft && array.creator == session.id) make_dying(array);
+  array.wake_seal = true;
+  settle_charge(array);
+  mark(array);
+}
+
+// A sealed array has no writers: the write lease goes on as the read lease. Its read-only
+// descriptor has yet to be sent, unless the session read the array before.
+void Registry::Impl::demote(Session& session, Array& array) {
+  Lease* writer = find_lease(session, array.id, Access::write);
+  if (writer == nullptr) return;
+  if (Lease* reader = find_lease(session, array.id, Access::read)) {
+    reader->grants += writer->grants;
+    end_lease(*writer);
+    return;
+  }
+  auto node = session.leases.extract({array.id.raw, Access::write});
+  unlink(*writer);
+  writer->access = Access::read;
+  writer->descriptor_sent = false;
+  link(*writer);
+  node.key() = {array.id.raw, Access::read};
+  session.leases.insert(std::move(node));
+}
+
+// Answers a request with a lease on the array, or with the quota that is in the way.
+void Registry::Impl::grant(Session& session, RequestId request, protocol::Op op, Array& array,
+                           Access access) {
+  Result<Lease*> taken = take_lease(session, array, access);
+  if (!taken) return reply(session, request, op, taken.error());
+  Lease& lease = **taken;
+  ++lease.grants;
+  const bool send = !lease.descriptor_sent && array.spec.bytes > 0;
+  lease.descriptor_sent = lease.descriptor_sent || send;
+  reply(session, request, op, Grant{array.id, access, send});
+}
+
+void Registry::Impl::segment(Session& session, RequestId request, ArrayId id, Access access) {
+  Lease* lease = find_lease(session, id, access);
+  if (lease == nullptr) return reply(session, request, protocol::Op::segment, no_lease(id, access));
+  const Array& array = *lease->array;
+  if (array.aborted) {
+    return reply(session, request, protocol::Op::segment,
+                 make_error(ErrorCode::aborted, "id: the draft was dropped by its creator"));
+  }
+  const bool send = array.spec.bytes > 0;
+  lease->descriptor_sent = lease->descriptor_sent || send;
+  reply(session, request, protocol::Op::segment, Grant{id, access, send});
+}
+
+void Registry::Impl::release(Session& session, RequestId request, ArrayId id, Access access,
+                             std::uint32_t grants) {
+  Lease* lease = find_lease(session, id, access);
+  if (lease == nullptr) return reply(session, request, protocol::Op::release, no_lease(id, access));
+  if (grants == 0 || grants > lease->grants) {
+    return reply(session, request, protocol::Op::release,
+                 make_error(ErrorCode::invalid_argument,
+                            "grants: " + std::to_string(grants) + " given back, " +
+                                std::to_string(lease->grants) + " held"));
+  }
+  lease->grants -= grants;
+  if (lease->grants == 0) end_lease(*lease);
+  reply(session, request, protocol::Op::release, Done{});
+}
+
+// -- hand-over leases -----------------------------------------------------------------------------
+
+void Registry::Impl::handover(Session& session, RequestId request, ArrayId id,
+                              std::uint64_t grace_ms) {
+  const auto refuse = [&](Error error) {
+    reply(session, request, protocol::Op::handover, std::move(error));
+  };
+  if (grace_ms > protocol::kGraceMsMax) {
+    return refuse(make_error(ErrorCode::invalid_argument,
+                             "grace: " + std::to_string(grace_ms) + " ms, at most " +
+                                 std::to_string(protocol::kGraceMsMax) + " are allowed"));
+  }
+  if (!holds(session, id)) return refuse(no_lease(id, Access::read));
+  Array& array = *arrays.find(id);
+  if (array.aborted) {
+    return refuse(make_error(ErrorCode::aborted, "id: the draft was dropped by its creator"));
+  }
+  if (array.state == State::dying) return refuse(not_found(id));
+  const std::uint32_t uid = session.identity.uid;
+  const auto same = [uid](const auto& lease) { return lease->uid == uid; };
+  auto found = std::find_if(array.handovers.begin(), array.handovers.end(), same);
+  if (found == array.handovers.end()) {
+    Result<void> charged = quota.charge(uid, Resource::leases, 1);
+    if (!charged) return refuse(charged.error());
+    auto lease = std::make_unique<Lease>();
+    lease->array = &array;
+    lease->uid = uid;
+    lease->since_s = now.wall_s;
+    link(*lease);
+    array.handovers.push_back(std::move(lease));
+    found = std::prev(array.handovers.end());
+  }
+  const std::uint64_t grace = grace_ms == 0 ? protocol::kGraceMsDefault : grace_ms;
+  extend_handover(**found, static_cast<std::int64_t>(grace));
+  reply(session, request, protocol::Op::handover, Done{});
+}
+
+// Never shortens: neither the deadline nor what the next renewal gives.
+void Registry::Impl::extend_handover(Lease& lease, std::int64_t grace_ms) {
+  lease.grace_ms = std::max(lease.grace_ms, grace_ms);
+  const std::int64_t deadline = std::max(lease.deadline_ms, now.boot_ms + lease.grace_ms);
+  const std::uint64_t id = lease.array->id.raw;
+  timers.erase({lease.deadline_ms, TimerKind::handover, id, lease.uid});
+  lease.deadline_ms = deadline;
+  timers.insert({deadline, TimerKind::handover, id, lease.uid});
+}
+
+// REQUIRES: there is one of this user.
+void Registry::Impl::end_handover(Array& array, std::uint32_t uid) {
+  const auto found = std::find_if(array.handovers.begin(), array.handovers.end(),
+                                  [uid](const auto& lease) { return lease->uid == uid; });
+  Lease& lease = **found;
+  timers.erase({lease.deadline_ms, TimerKind::handover, array.id.raw, uid});
+  quota.uncharge(uid, Resource::leases, 1);
+  unlink(lease);
+  array.handovers.erase(found);
+  room = true;
+  settle_charge(array);
+  mark(array);
+}
+
+// The bytes of a dying array are paid by somebody who still holds it: its owner cannot get rid of
+// what others keep. Looks through the holders only when the payer's last lease has gone.
+void Registry::Impl::settle_charge(Array& array) {
+  if (array.state != State::dying || array.charge_leases > 0 || array.lease_count == 0) return;
+  const std::uint32_t heir = array.leases.first()->uid;
+  quota.move_bytes(array.charge_uid, heir, array.charged);
+  array.charge_uid = heir;
+  for (const Lease* lease = array.leases.first(); lease != nullptr; lease = lease->next) {
+    if (lease->uid == heir) ++array.charge_leases;
+  }
+  room = true;
+}
+
+}  // namespace shmstore::server

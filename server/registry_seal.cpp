@@ -1,0 +1,185 @@
+// Seal and abort. Sealing is decided by judge_seal() alone, also when a waiting seal is tried
+// again; a hard seal then takes the way over the kernel (HardSealSegment → hard_sealed()), a soft
+// one ends at once. While the kernel is asked, nobody becomes a writer of the array.
+#include <algorithm>
+
+#include "server/registry_impl.hpp"
+
+namespace shmstore::server {
+namespace {
+
+constexpr auto kOp = protocol::Op::seal;
+constexpr std::size_t kPidsNamed = 16;
+// A kernel that says busy is asked again while the seal may wait: maps go without telling us.
+constexpr std::int64_t kHardSealRetryMs = 20;
+
+}  // namespace
+
+bool Registry::Impl::needs_hard(const Array& array, bool hard) {
+  return hard || (array.spec.perms & 077) != 0 || array.has_option(protocol::kCreateHard);
+}
+
+Error Registry::Impl::busy(const Array& array, const Session* except) const {
+  std::string text = "seal: " + label(array) + " is written by";
+  std::set<std::int64_t> pids;
+  std::size_t more = 0;
+  for (const Lease* lease = array.leases.first();
+       lease != nullptr && lease->access == Access::write; lease = lease->next) {
+    if (lease->session == except) continue;
+    const Identity& who = lease->session->identity;
+    if (pids.size() >= kPidsNamed) {
+      ++more;
+    } else if (pids.insert(who.pid).second) {
+      text += (pids.size() == 1 ? " pid " : ", pid ") + std::to_string(who.pid);
+      if (!who.command.empty()) text += " (" + who.command + ")";
+    }
+  }
+  if (pids.empty()) text = "seal: some process still maps " + label(array) + " writable";
+  if (more > 0) text += " and " + std::to_string(more) + " more";
+  return make_error(ErrorCode::busy, std::move(text));
+}
+
+// An Array in the outcome: go on.
+Outcome Registry::Impl::judge_seal(Session& session, const SealJob& job) {
+  Array* array = arrays.find(job.id);
+  if (array == nullptr) return not_found(job.id);
+  if (!owns(session.identity, *array)) return denied(*array, "seal");
+  const bool member = holds(session, job.id);
+  if (array->aborted && member) {
+    return make_error(ErrorCode::aborted, "id: the draft was dropped by its creator");
+  }
+  if (array->state == State::dying) return not_found(job.id);
+  if (array->hard_seal) return MustWait{};
+  if (array->state == State::sealed) return array;
+  const bool writes = find_lease(session, job.id, Access::write) != nullptr;
+  if (!writes || array->allocating) {
+    return make_error(ErrorCode::invalid_argument,
+                      "seal: this session does not hold " + label(*array) + " for writing (r+)");
+  }
+  return array->writer_count > 1 ? Outcome(MustWait{}) : Outcome(array);
+}
+
+void Registry::Impl::seal(Session& session, RequestId request, ArrayId id, bool hard,
+                          std::int64_t wait_ms) {
+  const SealJob job{id, hard};
+  const Outcome outcome = judge_seal(session, job);
+  if (const auto* error = std::get_if<Error>(&outcome)) {
+    reply(session, request, kOp, *error);
+  } else if (Array* const* array = std::get_if<Array*>(&outcome)) {
+    act_seal(session, request, **array, hard, deadline_of(wait_ms));
+  } else if (wait_ms == 0) {
+    reply(session, request, kOp, busy(*arrays.find(id), &session));
+  } else if (Waiter* waiter = add_waiter(session, request, kOp, deadline_of(wait_ms), job)) {
+    arrays.find(id)->seal_waiters.push_back(*waiter);
+  }
+}
+
+void Registry::Impl::retry_seal(Waiter& waiter) {
+  const SealJob job = std::get<SealJob>(waiter.job);
+  Session& session = *waiter.session;
+  const Outcome outcome = judge_seal(session, job);
+  if (const auto* error = std::get_if<Error>(&outcome)) return answer(waiter, *error);
+  Array* const* array = std::get_if<Array*>(&outcome);
+  if (array == nullptr) return;
+  const RequestId request = waiter.request;
+  const std::int64_t deadline_ms = waiter.deadline_ms;
+  drop_waiter(waiter);
+  act_seal(session, request, **array, job.hard, deadline_ms);
+}
+
+// REQUIRES: judge_seal() said go.
+void Registry::Impl::act_seal(Session& session, RequestId request, Array& array, bool hard,
+                              std::int64_t deadline_ms) {
+  const Seal level = needs_hard(array, hard) ? Seal::hard : Seal::soft;
+  const bool sealed = array.state == State::sealed;
+  if (sealed && (level == array.seal || !hard)) {
+    return reply(session, request, kOp, Sealed{array.id, array.version, array.seal, array.state});
+  }
+  if (std::optional<Error> error = check_publish(array); error && !sealed) {
+    return reply(session, request, kOp, *error);
+  }
+  if (level == Seal::hard && array.segment != 0) {
+    Waiter& work = add_work(session, request, kOp, HardSealJob{array.id});
+    array.hard_seal = HardSeal{session.id, &work, hard, deadline_ms};
+    out->push_back(HardSealSegment{array.id, array.segment});
+    return;
+  }
+  finish_seal(array, session.id, level);
+  reply(session, request, kOp, Sealed{array.id, array.version, array.seal, array.state});
+}
+
+void Registry::Impl::finish_seal(Array& array, SessionId session, Seal level) {
+  const bool first = array.state != State::sealed;
+  array.seal = level;
+  if (array.state == State::draft) publish(array, State::sealed);
+  array.state = State::sealed;
+  if (Session* sealer = find_session(session)) demote(*sealer, array);
+  array.wake_attach = array.wake_seal = true;
+  mark(array);
+  if (!first) return;
+  array.sealed_s = now.wall_s;
+  if (array.entry == nullptr) return;
+  mark(*array.entry, true);
+  emit_event("sealed", array, *array.entry);
+}
+
+void Registry::Impl::hard_sealed(ArrayId id, Result<void> result) {
+  Array* array = arrays.find(id);
+  if (array == nullptr || !array->hard_seal) return;
+  const HardSeal job = *array->hard_seal;
+  array->hard_seal.reset();
+  array->wake_attach = array->wake_seal = true;
+  mark(*array);
+  if (array->entry != nullptr) mark(*array->entry, true);
+  if (result) {
+    finish_seal(*array, job.session, Seal::hard);
+    if (job.waiter != nullptr) {
+      answer(*job.waiter, Sealed{id, array->version, array->seal, array->state});
+    }
+  } else if (job.waiter != nullptr) {
+    refused_by_kernel(*array, job, result.error());
+  }
+}
+
+// Nothing has changed. A seal that may wait joins the others again, and asks anew soon.
+void Registry::Impl::refused_by_kernel(Array& array, const HardSeal& job, const Error& error) {
+  Session& session = *job.waiter->session;
+  const RequestId request = job.waiter->request;
+  if (error.code != ErrorCode::busy || job.deadline_ms <= now.boot_ms) {
+    return answer(*job.waiter, error);
+  }
+  drop_waiter(*job.waiter);
+  Waiter* waiter = add_waiter(session, request, kOp, job.deadline_ms, SealJob{array.id, job.hard});
+  if (waiter == nullptr) return;
+  array.seal_waiters.push_back(*waiter);
+  array.wake_seal = false;
+  timers.insert({now.boot_ms + kHardSealRetryMs, TimerKind::seal_retry, array.id.raw, 0});
+}
+
+// -- abort ----------------------------------------------------------------------------------------
+
+void Registry::Impl::abort(Session& session, RequestId request, const Target& target) {
+  const std::optional<Error> error = target.id.valid()
+                                         ? abort_draft(session, target.id)
+                                         : abort_loader(session, resolve(session, target.name));
+  if (error) return reply(session, request, protocol::Op::abort, *error);
+  reply(session, request, protocol::Op::abort, Done{});
+}
+
+// Drops a draft, and with it the caller's own write lease: one message is enough. Twice is fine.
+std::optional<Error> Registry::Impl::abort_draft(Session& session, ArrayId id) {
+  Array* array = arrays.find(id);
+  if (array == nullptr) return not_found(id);
+  if (!owns(session.identity, *array)) return denied(*array, "abort");
+  if (array->state == State::dying && !array->aborted) return not_found(id);
+  if (array->state == State::sealed || array->state == State::mutable_) {
+    return make_error(ErrorCode::invalid_argument, "abort: " + label(*array) + " is " +
+                                                       std::string(to_string(array->state)) +
+                                                       ", not a draft");
+  }
+  if (array->state == State::draft) make_dying(*array);
+  if (Lease* lease = find_lease(session, id, Access::write)) end_lease(*lease);
+  return std::nullopt;
+}
+
+}  // namespace shmstore::server

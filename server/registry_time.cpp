@@ -1,0 +1,49 @@
+// Time: one ordered set of timers for deadlines of waits, ttl of kept arrays, hand-over leases and
+// repeated hard seals. Whoever ends one of these takes its timer out.
+#include "server/registry_impl.hpp"
+
+namespace shmstore::server {
+
+void Registry::Impl::tick() {
+  room = true;  // Limits may have been raised since.
+  while (!timers.empty() && timers.begin()->at_ms <= now.boot_ms) {
+    const Timer timer = *timers.begin();
+    timers.erase(timers.begin());
+    fire(timer);
+  }
+}
+
+void Registry::Impl::fire(const Timer& timer) {
+  if (timer.kind == TimerKind::wait) {
+    const auto found = waiters.find(timer.key);
+    if (found != waiters.end()) expire(*found->second);
+    return;
+  }
+  Array* array = arrays.find(ArrayId{timer.key});
+  if (array == nullptr) return;
+  switch (timer.kind) {
+    case TimerKind::ttl:
+      array->ttl_deadline_ms = kNever;
+      make_dying(*array);
+      break;
+    case TimerKind::handover: end_handover(*array, static_cast<std::uint32_t>(timer.more)); break;
+    case TimerKind::seal_retry:
+      array->wake_seal = true;
+      mark(*array);
+      break;
+    case TimerKind::wait: break;
+  }
+}
+
+// A seal says who is in its way, a create what was missing.
+void Registry::Impl::expire(Waiter& waiter) {
+  if (const auto* job = std::get_if<SealJob>(&waiter.job)) {
+    return answer(waiter, busy(*arrays.find(job->id), waiter.session));
+  }
+  if (const auto* job = std::get_if<CreateJob>(&waiter.job)) {
+    return answer(waiter, timed_out("no room in time; " + job->refusal));
+  }
+  answer(waiter, timed_out("passed while waiting"));
+}
+
+}  // namespace shmstore::server

@@ -1,0 +1,172 @@
+// Requests that wait. A waiter belongs to its session, stands in exactly one list (of a name, an
+// array, or its user's create queue), and has a timer if it has a deadline. Nobody polls: what
+// changes a name or an array marks it, settle() asks its waiters again.
+#include <algorithm>
+#include <cassert>
+
+#include "server/registry_impl.hpp"
+
+namespace shmstore::server {
+
+std::int64_t Registry::Impl::deadline_of(std::int64_t timeout_ms) const {
+  if (timeout_ms < 0) return kNever;
+  return now.boot_ms + std::min(timeout_ms, protocol::kTimeoutMsMax);
+}
+
+// The daemon's own work on a request: no deadline, nobody's quota.
+Waiter& Registry::Impl::add_work(Session& session, RequestId request, protocol::Op op,
+                                 decltype(Waiter::job) job) {
+  auto waiter = std::make_unique<Waiter>();
+  waiter->session = &session;
+  waiter->request = request;
+  waiter->op = op;
+  waiter->seq = next_seq++;
+  waiter->deadline_ms = kNever;
+  waiter->job = std::move(job);
+  waiters.emplace(waiter->seq, waiter.get());
+  Waiter& added = *waiter;
+  session.waits.insert_or_assign(request, std::move(waiter));
+  return added;
+}
+
+Waiter* Registry::Impl::add_waiter(Session& session, RequestId request, protocol::Op op,
+                                   std::int64_t deadline_ms, decltype(Waiter::job) job) {
+  if (session.waits_charged >= protocol::kOpenRequestsMax) {
+    reply(session, request, op,
+          make_error(ErrorCode::quota_exceeded, "waits: this session has " +
+                                                    std::to_string(session.waits_charged) + " of " +
+                                                    std::to_string(protocol::kOpenRequestsMax)));
+    return nullptr;
+  }
+  Result<void> charged = quota.charge(session.identity.uid, Resource::waits, 1);
+  if (!charged) {
+    reply(session, request, op, charged.error());
+    return nullptr;
+  }
+  Waiter& waiter = add_work(session, request, op, std::move(job));
+  waiter.charged = true;
+  ++session.waits_charged;
+  waiter.deadline_ms = deadline_ms;
+  if (deadline_ms != kNever) timers.insert({deadline_ms, TimerKind::wait, waiter.seq, 0});
+  return &waiter;
+}
+
+void Registry::Impl::wait_on_name(Waiter& waiter, NameEntry& entry) {
+  waiter.entry = &entry;
+  entry.waiters.push_back(waiter);
+}
+
+// Takes a waiter out of everything without an answer.
+void Registry::Impl::drop_waiter(Waiter& waiter) {
+  if (waiter.home != nullptr) waiter.home->remove(waiter);
+  if (waiter.entry != nullptr) mark(*waiter.entry, false);
+  if (waiter.deadline_ms != kNever) {
+    timers.erase({waiter.deadline_ms, TimerKind::wait, waiter.seq, 0});
+  }
+  if (const auto* job = std::get_if<AllocateJob>(&waiter.job)) {
+    if (Array* array = arrays.find(job->id)) array->creation = nullptr;
+  } else if (const auto* hard = std::get_if<HardSealJob>(&waiter.job)) {
+    Array* array = arrays.find(hard->id);
+    if (array != nullptr && array->hard_seal) array->hard_seal->waiter = nullptr;
+  }
+  if (std::holds_alternative<CreateJob>(waiter.job)) room = true;  // For who stood behind it.
+  if (waiter.charged) {
+    quota.uncharge(waiter.session->identity.uid, Resource::waits, 1);
+    --waiter.session->waits_charged;
+  }
+  waiters.erase(waiter.seq);
+  waiter.session->waits.erase(waiter.request);
+}
+
+void Registry::Impl::answer(Waiter& waiter, decltype(Completion::result) result) {
+  reply(*waiter.session, waiter.request, waiter.op, std::move(result));
+  drop_waiter(waiter);
+}
+
+void Registry::Impl::answer_all(LinkedList<Waiter>& list, const Error& error) {
+  while (!list.empty()) answer(*list.first(), error);
+}
+
+// Asks a waiter's question again after its name has changed.
+void Registry::Impl::retry_on_name(Waiter& waiter, NameEntry& entry) {
+  Session& session = *waiter.session;
+  const QualifiedName name{entry.uid, std::string(entry.name)};
+  if (const auto* job = std::get_if<AttachJob>(&waiter.job)) {
+    Outcome outcome = try_attach(session, job->spec);
+    // It waited for a draft, and that is gone. (Waiting for newer_than outlives drafts.)
+    if (entry.visible() == nullptr && job->spec.newer_than == 0) {
+      outcome = make_error(ErrorCode::aborted,
+                           "the draft of " + label(name) + " was dropped before it was sealed");
+    }
+    if (!std::holds_alternative<MustWait>(outcome)) answer_attach(waiter, outcome);
+  } else if (const auto* wait_job = std::get_if<NameJob>(&waiter.job)) {
+    const Outcome outcome = try_wait(session, name, wait_job->newer_than);
+    if (const auto* error = std::get_if<Error>(&outcome)) {
+      answer(waiter, *error);
+    } else if (Array* const* array = std::get_if<Array*>(&outcome)) {
+      answer(waiter, Waited{(*array)->id, (*array)->version, (*array)->state});
+    }
+  } else {
+    retry_cached(waiter, entry, name);
+  }
+}
+
+// -- wait -----------------------------------------------------------------------------------------
+
+Outcome Registry::Impl::try_wait(const Session& session, const QualifiedName& name,
+                                 std::uint64_t newer_than) const {
+  const NameEntry* entry = find_entry(name);
+  Array* array = entry == nullptr ? nullptr : entry->visible();
+  const bool stranger = foreign(session.identity, name.uid);
+  if (array == nullptr) return stranger ? Outcome(denied(name)) : Outcome(MustWait{});
+  const bool readable = may(session.identity, *array, Access::read);
+  if (array->state == State::draft) {
+    return stranger && !readable ? Outcome(denied(name)) : Outcome(MustWait{});
+  }
+  if (!readable) return denied(name);
+  return array->version > newer_than ? Outcome(array) : Outcome(MustWait{});
+}
+
+void Registry::Impl::wait(Session& session, RequestId request, const QualifiedName& asked,
+                          std::uint64_t newer_than, std::int64_t timeout_ms) {
+  const QualifiedName name = resolve(session, asked);
+  const Outcome outcome = try_wait(session, name, newer_than);
+  constexpr auto kOp = protocol::Op::wait;
+  if (const auto* error = std::get_if<Error>(&outcome)) {
+    reply(session, request, kOp, *error);
+  } else if (Array* const* array = std::get_if<Array*>(&outcome)) {
+    reply(session, request, kOp, Waited{(*array)->id, (*array)->version, (*array)->state});
+  } else if (timeout_ms == 0) {
+    reply(session, request, kOp, timed_out("no version to wait for of " + label(name)));
+  } else if (Waiter* waiter =
+                 add_waiter(session, request, kOp, deadline_of(timeout_ms), NameJob{newer_than})) {
+    wait_on_name(*waiter, make_entry(name));
+  }
+}
+
+// -- cancel ---------------------------------------------------------------------------------------
+
+void Registry::Impl::cancel(Session& session, RequestId request, RequestId target) {
+  const auto found = session.waits.find(target);
+  if (found != session.waits.end()) stop_waiting(*found->second);
+  reply(session, request, protocol::Op::cancel, Done{});
+}
+
+// A create whose memory is under way takes its draft with it. A seal that the kernel is working on
+// cannot be called back: only its answer is dropped.
+void Registry::Impl::stop_waiting(Waiter& waiter) {
+  if (const auto* job = std::get_if<AllocateJob>(&waiter.job)) {
+    Array& array = *arrays.find(job->id);
+    Session& session = *waiter.session;
+    answer(waiter, make_error(ErrorCode::aborted, "cancelled"));
+    drop_unready(session, array);
+    return;
+  }
+  answer(waiter, make_error(ErrorCode::aborted, "cancelled"));
+}
+
+Error Registry::Impl::timed_out(const std::string& what) {
+  return make_error(ErrorCode::timed_out, "timeout: " + what);
+}
+
+}  // namespace shmstore::server
