@@ -84,7 +84,7 @@ def view_on(
     offset: int,
     strides: tuple[int, ...],
 ) -> SharedArray:
-    """Part of the memory of a lease; offset and strides in bytes. Raises ValueError outside of it."""
+    """Part of a lease's memory; offset and strides in bytes. Raises ValueError outside of it."""
     return np.ndarray.__new__(SharedArray, shape, dtype, _buffer(lease), offset, strides)
 
 
@@ -110,17 +110,17 @@ class SharedArray(_ext.ArrayBase):
     """An ndarray whose memory is in the store.
 
     ``put``, ``create``, ``attach`` and ``cached`` return it. It holds a lease: the memory stays, in
-    this process and in the store, as long as this array or any view of it exists; ``del`` or garbage
-    collection ends the lease, ``release(x)`` does at once. Slices and views are SharedArrays;
-    results of computations, copies, selections by lists or masks are plain ndarrays. Whatever has no
-    lease has ``.shm is None``.
+    this process and in the store, as long as this array or any view of it exists; ``del`` or
+    garbage collection ends the lease, ``release(x)`` does at once. Slices and views are
+    SharedArrays; results of computations, copies, selections by lists or masks are plain ndarrays.
+    Whatever has no lease has ``.shm is None``.
 
     Pickling sends a handle of at most 200 bytes instead of the data (for views up to four
     dimensions) and takes a hand-over lease, so that the array lives for the receiver for the
     client's ``grace``, 60 s unless set, even if the sender lets go. The receiver gets the same
     memory: a draft it can write to, a mutable array writable if this view is, otherwise a read-only
-    array. Pickled by value: what has no lease, private copies (mode ``"c"``), views with a stride of
-    zero. ``copy.copy`` and ``copy.deepcopy`` give plain ndarrays.
+    array. Pickled by value: what has no lease, private copies (mode ``"c"``), views with a stride
+    of zero. ``copy.copy`` and ``copy.deepcopy`` give plain ndarrays.
 
     A ``with`` block seals a draft that this process created when it ends, or drops it on an
     exception; for other arrays the end of the block does nothing.

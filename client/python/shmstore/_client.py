@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _MODES = ("r", "r+", "c")
 
 
-# --- arguments -------------------------------------------------------------------------------------
+# --- arguments ------------------------------------------------------------------------------------
 
 
 def _name(name: Any) -> str:
@@ -166,7 +166,7 @@ def _prefix(prefix: Any) -> Dict:
     return {"prefix": rest, "uid": uid}
 
 
-# --- the client ------------------------------------------------------------------------------------
+# --- the client -----------------------------------------------------------------------------------
 
 
 class Watch:
@@ -198,7 +198,7 @@ class Watch:
 
 
 class Client:
-    """A connection to the store. Made by ``connect``; the functions of the module use a default one.
+    """A connection to the store, made by ``connect``. The module's functions use a default one.
 
     Names live in the caller's own namespace; ``~1000/name`` and ``~alice/name`` address another
     user's. ``timeout`` is in seconds, ``None`` waits for ever, 0 not at all; Ctrl-C ends any call
@@ -232,7 +232,7 @@ class Client:
     def __repr__(self) -> str:
         return f"<shmstore.Client {self.socket_path}>"
 
-    # -- making arrays ------------------------------------------------------------------------------
+    # -- making arrays -----------------------------------------------------------------------------
 
     def create(
         self,
@@ -260,7 +260,8 @@ class Client:
         name: None makes an anonymous array, reachable by its pickled handle or ``x.shm.id``.
         shape, dtype: as ``numpy.empty``; any dtype but objects and StringDType.
         order: ``"C"`` or ``"F"``.
-        keep: the name keeps the array when nobody holds it, until ``delete``, or for ``ttl`` seconds.
+        keep: the name keeps the array when nobody holds it, until ``delete``, or for ``ttl``
+            seconds.
         perms: permission bits of 0o666. An array others may open is sealed ``hard``.
         attrs: a mapping that JSON can say, at most 4096 bytes, for ``info``.
         replace: publish over an older array of this name, atomically, when sealed; its readers keep
@@ -343,8 +344,8 @@ class Client:
         attrs: Optional[Mapping[str, Any]] = None,
         timeout: Optional[float] = None,
     ) -> SharedArray:
-        """The array named ``key``, read-only, made by ``load`` if there is none: exactly once over all
-        processes, while the others wait. The result is kept (for ``ttl`` seconds).
+        """The array named ``key``, read-only, made by ``load`` if there is none: exactly once over
+        all processes, while the others wait. The result is kept (for ``ttl`` seconds).
 
         Without ``shape``, ``load()`` returns the array, which is copied into the store. With
         ``shape`` (and ``dtype``, default float), ``load(out)`` fills ``out`` in place; what it
@@ -362,7 +363,7 @@ class Client:
         options = _options(order, ttl=ttl, perms=perms, attrs=attrs, timeout=timeout)
         return array_on(self._ext.cached(_existing(key), make, options))
 
-    # -- getting arrays -----------------------------------------------------------------------------
+    # -- getting arrays ----------------------------------------------------------------------------
 
     def attach(
         self,
@@ -401,7 +402,7 @@ class Client:
     #: Ends the lease of an array now; see the function ``release``.
     release = staticmethod(_ext.release)
 
-    # -- names --------------------------------------------------------------------------------------
+    # -- names -------------------------------------------------------------------------------------
 
     def list(self, prefix: str = "") -> Dicts:
         """The arrays one may read whose name begins with ``prefix``, as dicts like ``info``'s."""
@@ -429,8 +430,8 @@ class Client:
         return cast("Dicts", self._admin("holders", _target(name, id))["holders"])
 
     def wait(self, name: str, newer_than: int = 0, timeout: Optional[float] = None) -> int:
-        """Waits until ``name`` exists, is no draft, and its version is above ``newer_than``; returns
-        the version. Raises TimedOut after ``timeout`` seconds.
+        """Waits until ``name`` exists, is no draft, and its version is above ``newer_than``;
+        returns the version. Raises TimedOut after ``timeout`` seconds.
         """
         return self._ext.wait(
             _existing(name), _count(newer_than, "newer_than"), milliseconds(timeout)

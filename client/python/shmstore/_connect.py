@@ -64,8 +64,8 @@ def explicit_path(lease: _ext.Lease) -> Optional[str]:
 
 
 def client_of(store_id: int, path: Optional[str]) -> Client:
-    """The client for a handle of this store: any client of it, else one at ``path``, else the default
-    one, which then says what is wrong. A daemon is not started: it would know nothing.
+    """The client for a handle of this store: any client of it, else one at ``path``, else the
+    default one, which then says what is wrong. A daemon is not started: it would know nothing.
     """
     clients = [client for client in (ref() for ref in _clients) if client is not None]
     for client in clients:

@@ -5,8 +5,8 @@ The handle of an array is ``open(store, id, host, mode)``, of a view ``open(…,
 * store, id: numbers that name the array for ever; an array of another store is never met.
 * host: the short host name, for the error text only (containers may share a daemon).
 * mode: how to attach: ``r``; ``w`` (``r+``); ``W`` (``r+``, but the view was read-only).
-* path: the socket, or None. Sent only by clients made with ``connect(path)``: a receiver that has no
-  client of that store yet connects there. For views it is left out when the handle would outgrow
+* path: the socket, or None. Sent only by clients made with ``connect(path)``: a receiver that has
+  no client of that store yet connects there. For views it is left out when the handle would outgrow
   200 bytes; the receiver then needs a client of that store, or the same default client.
 * view: dtype (None: the array's), shape, offset and strides in bytes.
 
