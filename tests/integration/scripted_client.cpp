@@ -77,6 +77,8 @@ class Script {
     auto shared = filled("mutable", create_bytes(*client_, "script/mutable", kBytes, options));
     auto writer = filled("r+", client_->attach_any("script/mutable", access(Access::write)));
     auto copy = filled("c", client_->attach_any("script/mutable", access(Access::copy)));
+    // A second private map needs the descriptor once more.
+    auto second = filled("c", client_->attach_any("script/mutable", access(Access::copy)));
     if (copy) step("release copy", copy->release());
     if (writer) step("release r+", writer->release());
     if (shared) step("release", shared->release());

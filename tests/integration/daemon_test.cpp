@@ -1,0 +1,265 @@
+// The daemon as a program: exit codes, sockets it finds and leaves, configuration, signals, idling.
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "tests/support/testing.hpp"
+
+using namespace shmstore;
+using namespace shmstore::testing;
+
+namespace {
+
+constexpr std::uint64_t kMib = 1 << 20;
+
+struct Ended {
+  int code = -1;
+  std::string text;  ///< Both output streams.
+};
+
+/// Runs a daemon that is expected to end by itself.
+Ended run_daemon(const std::vector<std::string>& arguments) {
+  const TempDir folder;
+  const std::string log = folder.file("output");
+  std::vector<std::string> command = {find_program("SHMSTORED", "shmstored")};
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  Child daemon = Child::run(command, {}, [&] {
+    const int fd = ::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
+    ::dup2(fd, STDOUT_FILENO);
+    ::dup2(fd, STDERR_FILENO);
+  });
+  Ended ended;
+  ended.code = daemon.wait();
+  std::ifstream file(log);
+  ended.text.assign(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+  return ended;
+}
+
+void write_file(const std::string& path, const std::string& text) {
+  std::ofstream(path, std::ios::trunc) << text;
+}
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+/// Binds a socket and closes it: what a killed daemon leaves.
+void leave_stale_socket(const std::string& path) {
+  const UniqueFd stale(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof address.sun_path - 1);
+  REQUIRE(::bind(stale.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
+  REQUIRE(::listen(stale.get(), 1) == 0);
+}
+
+}  // namespace
+
+TEST_CASE("daemon: exit codes and what it says") {
+  const TempDir folder;
+  const std::string socket = folder.file("socket");
+  CHECK(run_daemon({"--help"}).code == 0);
+  const Ended version = run_daemon({"--version"});
+  CHECK(version.code == 0);
+  CHECK(contains(version.text, SHMSTORE_VERSION_STRING));
+  CHECK(run_daemon({"--no-such-option"}).code == 2);
+  for (const char* size : {"x", "-1", "10Q", "", "101%", "99999999999999999999"}) {
+    const Ended bad = run_daemon({"--socket", socket, "--capacity", size});
+    CHECK_MESSAGE(bad.code == 2, size);
+    CHECK_MESSAGE(contains(bad.text, "capacity"), bad.text);
+  }
+  const Ended level = run_daemon({"--socket", socket, "--log-level", "loud"});
+  CHECK(level.code == 2);
+  const Ended supervise = run_daemon({"--supervise", "--socket", socket});
+  CHECK(supervise.code == 2);
+  CHECK(contains(supervise.text, "supervise"));
+  const Ended nowhere = run_daemon({"--socket", folder.file("no/such/folder/socket")});
+  CHECK(nowhere.code == 1);
+  CHECK(contains(nowhere.text, "no/such/folder"));
+  const Ended too_long = run_daemon({"--socket", folder.file(std::string(200, 'x'))});
+  CHECK((too_long.code == 1 || too_long.code == 2));
+}
+
+TEST_CASE("daemon: a second one on the same socket is refused, the first goes on") {
+  DaemonFixture daemon;
+  Client client = daemon.connect();
+  const Ended second = run_daemon({"--socket", daemon.socket()});
+  CHECK(second.code == 1);
+  CHECK_MESSAGE(contains(second.text, daemon.socket()), second.text);
+  EXPECT_OK(client.ping());
+  EXPECT_OK(Client(daemon.connect()).ping());
+}
+
+TEST_CASE("daemon: a stale socket is replaced; any other file is left alone") {
+  DaemonOptions options;
+  DaemonFixture daemon(options);
+  daemon.kill();
+  CHECK(std::filesystem::exists(daemon.socket()));
+  daemon.start();
+  EXPECT_OK(Client(daemon.connect()).ping());
+
+  const TempDir folder;
+  leave_stale_socket(folder.file("stale"));
+  CHECK(run_daemon({"--socket", folder.file("stale"), "--idle-exit", "1"}).code == 0);
+  write_file(folder.file("precious"), "data");
+  CHECK(run_daemon({"--socket", folder.file("precious")}).code == 1);
+  CHECK(std::filesystem::file_size(folder.file("precious")) == 4);
+}
+
+TEST_CASE("daemon: SIGTERM and SIGINT are a clean stop that removes the socket") {
+  for (const int signal : {SIGTERM, SIGINT}) {
+    DaemonFixture daemon;
+    Client client = daemon.connect();
+    auto array = put_bytes(client, "x", 1000, 1);
+    daemon.process().kill(signal);
+    CHECK(daemon.process().wait() == 0);
+    CHECK(!std::filesystem::exists(daemon.socket()));
+    CHECK(only_byte(*array) == 1);
+    CHECK(daemon.stop() == 0);
+  }
+}
+
+TEST_CASE("daemon: a socket of its own mode is made for its own user only") {
+  DaemonFixture daemon;
+  struct stat info {};
+  REQUIRE(::stat(daemon.socket().c_str(), &info) == 0);
+  CHECK((info.st_mode & 0777) == 0600);
+}
+
+TEST_CASE("daemon: the configuration file, and SIGHUP") {
+  const TempDir folder;
+  const std::string config = folder.file("config.json");
+  write_file(config, R"({"capacity": "16MiB", "user-quota": "8MiB"})");
+  DaemonOptions options;
+  options.capacity = "";
+  options.arguments = {"--config", config};
+  DaemonFixture daemon(options);
+  Client client = daemon.connect();
+  CHECK(client.status().value().capacity == 16 * kMib);
+  EXPECT_ERROR(put_bytes(client, "x", 9 * kMib, 1), quota_exceeded);
+  write_file(config, R"({"capacity": "32MiB", "user-quota": "20MiB"})");
+  daemon.process().kill(SIGHUP);
+  CHECK(wait_until([&] { return client.status().value().capacity == 32 * kMib; }));
+  EXPECT_OK(put_bytes(client, "x", 9 * kMib, 1));
+  write_file(config, R"({"capacity": )");  // broken: the old one stays in force
+  daemon.process().kill(SIGHUP);
+  CHECK(wait_until([&] { return contains(daemon.log(), config); }));
+  CHECK(client.status().value().capacity == 32 * kMib);
+  EXPECT_OK(client.ping());
+}
+
+TEST_CASE("daemon: flags win over the configuration file") {
+  const TempDir folder;
+  const std::string config = folder.file("config.json");
+  write_file(config, R"({"capacity": "16MiB"})");
+  DaemonOptions options;
+  options.capacity = "24MiB";
+  options.arguments = {"--config", config};
+  DaemonFixture daemon(options);
+  Client client = daemon.connect();
+  CHECK(client.status().value().capacity == 24 * kMib);
+}
+
+TEST_CASE("daemon: a bad configuration file stops the start and names the field") {
+  const TempDir folder;
+  const std::string config = folder.file("config.json");
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {R"({"capacity": true})", "capacity"},
+      {R"({"capacity": "much"})", "capacity"},
+      {R"({"user-quota": []})", "user-quota"},
+      {R"({"idle-exit": "soon"})", "idle-exit"},
+      {R"({"log-level": 7})", "log-level"},
+      {R"({"colour": "red"})", "colour"},
+      {R"([1, 2])", "config.json"},
+      {R"({"capacity": )", "config.json"},
+      {std::string(100, '['), "config.json"},
+  };
+  for (const auto& [text, field] : cases) {
+    CAPTURE(text);
+    write_file(config, text);
+    const Ended ended =
+        run_daemon({"--socket", folder.file("socket"), "--config", config});
+    CHECK((ended.code == 1 || ended.code == 2));
+    CHECK_MESSAGE(contains(ended.text, field), ended.text);
+  }
+  const Ended missing =
+      run_daemon({"--socket", folder.file("socket"), "--config", folder.file("none")});
+  CHECK(missing.code != 0);
+  CHECK_MESSAGE(contains(missing.text, folder.file("none")), missing.text);
+}
+
+TEST_CASE("daemon: --idle-exit ends it once nothing is held, and not before") {
+  DaemonOptions options;
+  options.arguments = {"--idle-exit", "1"};
+  DaemonFixture daemon(options);
+  {
+    Client client = daemon.connect();
+    CreateOptions keep;
+    keep.keep = true;
+    EXPECT_OK(put_bytes(client, "kept", 1000, 1, keep));
+    CHECK(wait_until([&] { return client.status().value().uptime_s > 2; }));  // a session
+  }
+  const auto idle_since = std::chrono::steady_clock::now();
+  CHECK(wait_until([&] {
+    return daemon.process().ended() || std::chrono::steady_clock::now() > idle_since + 2s;
+  }));
+  CHECK(!daemon.process().ended());  // a kept array
+  EXPECT_OK(Client(daemon.connect()).remove("kept"));
+  CHECK(daemon.process().wait() == 0);
+  CHECK(!std::filesystem::exists(daemon.socket()));
+  CHECK(daemon.stop() == 0);
+}
+
+TEST_CASE("daemon: log lines are one line each, with journald's prefixes when run there") {
+  DaemonOptions options;
+  DaemonFixture plain(options);
+  const TempDir folder;
+  options.before_exec = [] {
+    struct stat info {};
+    ::fstat(STDERR_FILENO, &info);
+    const std::string stream = std::to_string(info.st_dev) + ":" + std::to_string(info.st_ino);
+    ::setenv("JOURNAL_STREAM", stream.c_str(), 1);
+  };
+  DaemonFixture journal(options);
+  CHECK(plain.stop() == 0);
+  CHECK(journal.stop() == 0);
+  REQUIRE(!plain.log().empty());
+  CHECK(plain.log().front() != '<');
+  CHECK(plain.log().back() == '\n');
+  std::istringstream lines(journal.log());
+  for (std::string line; std::getline(lines, line);) {
+    CHECK_MESSAGE((line.size() > 3 && line[0] == '<' && line[2] == '>'), line);
+  }
+}
+
+TEST_CASE("daemon: metrics are OpenMetrics text") {
+  DaemonFixture daemon;
+  Client client = daemon.connect();
+  auto array = put_bytes(client, "x", 1000, 1);
+  const std::string metrics = client.admin("metrics").value();
+  CHECK(contains(metrics, "# TYPE"));
+  CHECK(contains(metrics, "# EOF"));
+  CHECK(contains(metrics, "shmstore_"));
+}
+
+TEST_CASE("daemon: its descriptors and sessions return to what they were") {
+  DaemonFixture daemon;
+  REQUIRE(daemon.settles_empty());
+  const std::size_t fds = fd_count(daemon.pid());
+  for (int round = 0; round < 5; ++round) {
+    Client client = daemon.connect();
+    for (int i = 0; i < 20; ++i) {
+      auto array = put_bytes(client, "x" + std::to_string(i), 100'000, 1);
+      REQUIRE(array);
+    }
+    auto watch = client.watch();
+    REQUIRE(watch);
+  }
+  CHECK(daemon.settles_empty());
+  CHECK(daemon.settles_fds(fds));
+}
