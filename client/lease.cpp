@@ -1,0 +1,195 @@
+#include "client/lease.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "client/kill_points.hpp"
+
+namespace shmstore::client_internal {
+
+namespace {
+
+using protocol::ArrayBody;
+using protocol::Op;
+
+/// What data() of an array without bytes points to: aligned, never read or written.
+alignas(kAlignment) std::byte g_no_bytes[kAlignment];
+
+Error bad_reply(std::string_view what) {
+  return make_error(ErrorCode::protocol_error, "reply: " + std::string(what));
+}
+
+bool is_known(const ArrayBody& body) noexcept {
+  const bool access = body.access >= 1 && body.access <= 3;
+  const bool state = body.state >= 1 && body.state <= 4;
+  return access && state && body.seal <= 2 && body.order <= 1 && body.ndim <= kNdimMax;
+}
+
+Error no_descriptor_error() {
+  return make_error(ErrorCode::no_capacity,
+                    "descriptors: this process has no room for one more (RLIMIT_NOFILE)");
+}
+
+}  // namespace
+
+Result<std::int64_t> wire_timeout(Timeout timeout, std::string_view field) {
+  if (!timeout) return protocol::kForever;
+  if (timeout->count() < 0) {
+    return make_error(ErrorCode::invalid_argument,
+                      std::string(field) + ": must not be negative; none waits for ever");
+  }
+  return std::min<std::int64_t>(timeout->count(), protocol::kTimeoutMsMax);
+}
+
+Lease::~Lease() {
+  const bool drops = is_draft_creator();
+  const bool had = std::exchange(held_, false);
+  if (!had) return;
+  const Op op = drops ? Op::abort : Op::release;
+  pass_kill_point(op, Step::before_unmap);
+  forget_map();
+  pass_kill_point(op, Step::after_unmap);
+  if (inherited() || !connection_->alive()) return;
+  if (drops) {
+    connection_->abort(id_);
+  } else {
+    connection_->release(id_, access_);
+  }
+}
+
+SegmentView Lease::view() const noexcept {
+  return {store_id_, segment_, offset_, bytes_, segment_bytes_, access_};
+}
+
+Result<void> Lease::adopt(std::shared_ptr<Connection> connection, Call& call) {
+  ArrayBody body;
+  const std::span<const std::byte> bytes = call.body();
+  if (bytes.size() < sizeof body) return bad_reply("it is too short");
+  std::memcpy(&body, bytes.data(), sizeof body);
+  connection_ = std::move(connection);
+  epoch_ = process_epoch();
+  id_ = ArrayId{body.id};
+  access_ = static_cast<Access>(body.access);
+  array_state_ = static_cast<shmstore::State>(body.state);
+  creator_ = call.op() == Op::create;
+  held_ = true;
+  if (Result<void> described = describe(body, bytes.subspan(sizeof body)); !described) {
+    return described;
+  }
+  return map(call);
+}
+
+Result<void> Lease::describe(const ArrayBody& body, std::span<const std::byte> tail) {
+  const std::size_t dims_bytes = std::size_t{body.ndim} * sizeof(std::uint64_t);
+  if (!is_known(body)) return bad_reply("a field has an unknown value");
+  if (tail.size() != dims_bytes + body.name_bytes + body.dtype_bytes) {
+    return bad_reply("its length is wrong");
+  }
+  store_id_ = connection_->store_id();
+  segment_ = body.segment;
+  offset_ = body.offset;
+  bytes_ = body.bytes;
+  segment_bytes_ = body.segment_bytes;
+  version_ = body.version;
+  order_ = static_cast<Order>(body.order);
+  seal_ = static_cast<Seal>(body.seal);
+  perms_ = body.perms;
+  shape_.resize(body.ndim);
+  if (dims_bytes > 0) std::memcpy(shape_.data(), tail.data(), dims_bytes);
+  const auto* text = reinterpret_cast<const char*>(tail.data()) + dims_bytes;
+  const std::string_view name(text, body.name_bytes);
+  if (!name.empty() && body.ns_uid != connection_->uid()) {
+    name_ = "~" + std::to_string(body.ns_uid) + "/";
+  }
+  name_ += name;
+  Result<Dtype> dtype = Dtype::parse({text + body.name_bytes, body.dtype_bytes});
+  if (!dtype) return bad_reply("its " + dtype.error().text);
+  dtype_ = std::move(*dtype);
+  const Result<std::uint64_t> expected = array_bytes(dtype_.itemsize(), shape_);
+  if (!expected || *expected != bytes_) return bad_reply("its bytes do not fit its shape");
+  return {};
+}
+
+/// Finds the bytes: the map that came with the reply, one that this process has already, or a new
+/// one of a descriptor that is asked for again.
+Result<void> Lease::map(Call& call) {
+  if (bytes_ == 0) {
+    data_ = g_no_bytes;
+    return {};
+  }
+  if (call.descriptor_lost) return no_descriptor_error();
+  MapOutcome outcome = std::move(call.map);
+  if (outcome.problem == MapProblem::none && !outcome.ref.valid()) {
+    outcome.ref = MappingCache::instance().find(view());
+  }
+  if (outcome.problem == MapProblem::none && !outcome.ref.valid()) {
+    Result<MapOutcome> fetched = fetch_segment();
+    if (!fetched) return fetched.error();
+    outcome = std::move(*fetched);
+  }
+  if (outcome.problem != MapProblem::none) return map_error(outcome);
+  if (!outcome.ref.valid() || offset_ + bytes_ > outcome.ref.bytes()) {
+    return bad_reply("there is no descriptor with it");
+  }
+  map_ = std::move(outcome.ref);
+  data_ = map_.base() + offset_;
+  return {};
+}
+
+Result<MapOutcome> Lease::fetch_segment() {
+  protocol::SegmentRequest request;
+  request.id = id_.raw;
+  request.access = static_cast<std::uint8_t>(access_);
+  Call call(Op::segment);
+  call.add(request);
+  if (Result<void> done = state_->call_on(*connection_, call); !done) return done.error();
+  if (call.descriptor_lost) return no_descriptor_error();
+  return std::move(call.map);
+}
+
+void Lease::forget_map() noexcept {
+  data_ = nullptr;
+  map_.reset();
+}
+
+Result<void> Lease::release() {
+  if (!held_) return {};
+  const bool drops = is_draft_creator();
+  held_ = false;
+  const Op op = drops ? Op::abort : Op::release;
+  pass_kill_point(op, Step::before_unmap);
+  forget_map();
+  pass_kill_point(op, Step::after_unmap);
+  if (inherited() || !connection_->alive()) return {};
+  return connection_->give_back(id_, access_, drops);
+}
+
+Result<void> Lease::handover() {
+  if (!held_) return make_error(ErrorCode::invalid_argument, "array: the handle is empty");
+  if (state_->options().grace.count() == 0) return {};
+  if (inherited()) return handover_inherited();
+  protocol::HandoverRequest request;
+  request.id = id_.raw;
+  request.grace_ms = static_cast<std::uint64_t>(state_->options().grace.count());
+  Call call(Op::handover);
+  call.add(request);
+  return state_->call_on(*connection_, call);
+}
+
+/// In a forked child the lease is the parent's. The child's own session attaches for a moment.
+Result<void> Lease::handover_inherited() {
+  protocol::AttachRequest request;
+  request.id = id_.raw;
+  request.store_id = store_id_;
+  request.access = static_cast<std::uint8_t>(Access::read);
+  auto own = std::make_unique<Lease>(state_);
+  Call call(Op::attach);
+  call.add(request);
+  Result<std::shared_ptr<Connection>> connection = state_->call(call);
+  if (!connection) return connection.error();
+  if (Result<void> adopted = own->adopt(std::move(*connection), call); !adopted) return adopted;
+  return own->handover();
+}
+
+}  // namespace shmstore::client_internal

@@ -1,0 +1,89 @@
+#pragma once
+/// What a handle (AnyArray) holds: one grant of a lease, and the map of the bytes.
+///
+/// One handle is one grant, given back once. The daemon counts grants, so a release can never end
+/// the lease that another thread's attach has just got, whatever the order on the wire.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "client/connection.hpp"
+#include "client/mapping_cache.hpp"
+#include "client/state.hpp"
+#include "shmstore/client.hpp"
+
+namespace shmstore::client_internal {
+
+class Lease {
+ public:
+  explicit Lease(std::shared_ptr<State> state) noexcept : state_(std::move(state)) {}
+  ~Lease();
+  Lease(const Lease&) = delete;
+  Lease& operator=(const Lease&) = delete;
+
+  /// Takes over what a successful create, attach or cached reply granted, and maps it. From its
+  /// first line on, the grant is this object's to give back, also if the rest fails.
+  /// Errors: no_capacity (no room for the descriptor or the map), protocol_error.
+  [[nodiscard]] Result<void> adopt(std::shared_ptr<Connection> connection, Call& call);
+
+  /// Unmaps, then gives the grant back and waits for the answer; a creator's draft is aborted. In
+  /// a forked child only unmaps.
+  [[nodiscard]] Result<void> release();
+
+  /// Publishes; see AnyArray::seal.
+  [[nodiscard]] Result<void> seal(const SealOptions& options);
+
+  [[nodiscard]] Result<void> handover();
+
+  /// True in every process but the one that got the grant.
+  [[nodiscard]] bool inherited() const noexcept { return epoch_ != process_epoch(); }
+  [[nodiscard]] bool is_draft_creator() const noexcept {
+    return creator_ && array_state_ == shmstore::State::draft;
+  }
+
+  // What the handle shows.
+  std::byte* data_ = nullptr;
+  std::uint64_t bytes_ = 0;
+  Dtype dtype_;
+  std::vector<std::uint64_t> shape_;
+  Order order_ = Order::c;
+  ArrayId id_;
+  std::uint64_t store_id_ = 0;
+  std::string name_;
+  std::uint64_t version_ = 0;
+  shmstore::State array_state_ = shmstore::State::draft;
+  Seal seal_ = Seal::none;
+  Access access_ = Access::read;
+  std::uint16_t perms_ = 0;
+  bool creator_ = false;
+  bool hard_ = false;  ///< Made with `hard`: every seal is a hard one.
+
+ private:
+  Result<void> describe(const protocol::ArrayBody& body, std::span<const std::byte> tail);
+  Result<void> map(Call& call);
+  Result<MapOutcome> fetch_segment();
+  Result<OwnedFd> fetch_descriptor();
+  void forget_map() noexcept;
+  Result<void> swap_map(bool to_private);
+  Result<void> harden(const SealOptions& options);
+  Result<void> send_seal(bool hard, const SealOptions& options);
+  Result<void> handover_inherited();
+  SegmentView view() const noexcept;
+
+  std::shared_ptr<State> state_;
+  std::shared_ptr<Connection> connection_;
+  std::uint64_t epoch_ = 0;
+  bool held_ = false;     ///< The grant has not been given back.
+  bool damaged_ = false;  ///< A failed hard seal left a private map: what is written is lost.
+  std::uint64_t segment_ = 0;
+  std::uint64_t offset_ = 0;
+  std::uint64_t segment_bytes_ = 0;
+  MapRef map_;
+};
+
+/// A timeout as the wire says it. Error: invalid_argument for a negative one.
+[[nodiscard]] Result<std::int64_t> wire_timeout(Timeout timeout, std::string_view field);
+
+}  // namespace shmstore::client_internal

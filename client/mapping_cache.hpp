@@ -1,0 +1,105 @@
+#pragma once
+/// The maps of a process. Shared maps (read and write) exist once per segment and access; each
+/// holder has a reference. Private maps (copy) belong to one holder each. No descriptor is kept:
+/// a map keeps the memory alive, and thousands of arrays cost no descriptors.
+
+#include <cstddef>
+#include <cstdint>
+
+#include "client/owned_fd.hpp"
+#include "shmstore/array.hpp"
+#include "shmstore/error.hpp"
+
+namespace shmstore::client_internal {
+
+struct Mapping;
+
+/// A reference to a map; move-only. The map ends with its last reference. References may be
+/// dropped by any thread, and in a forked child.
+class MapRef {
+ public:
+  MapRef() noexcept = default;
+  MapRef(MapRef&& other) noexcept;
+  MapRef& operator=(MapRef&& other) noexcept;
+  MapRef(const MapRef&) = delete;
+  MapRef& operator=(const MapRef&) = delete;
+  ~MapRef() { reset(); }
+
+  [[nodiscard]] bool valid() const noexcept { return mapping_ != nullptr; }
+  /// First byte of the segment.
+  [[nodiscard]] std::byte* base() const noexcept;
+  [[nodiscard]] std::size_t bytes() const noexcept;
+  /// True when a write through it reaches the segment.
+  [[nodiscard]] bool writes_through() const noexcept;
+  void reset() noexcept;
+
+ private:
+  friend class MappingCache;
+  explicit MapRef(Mapping* mapping) noexcept : mapping_(mapping) {}
+  Mapping* mapping_ = nullptr;
+};
+
+/// What of which segment is wanted, as a reply names it.
+struct SegmentView {
+  std::uint64_t store_id = 0;
+  std::uint64_t segment = 0;
+  std::uint64_t offset = 0;
+  std::uint64_t bytes = 0;          ///< > 0
+  std::uint64_t segment_bytes = 0;  ///< ≥ offset + bytes
+  Access access = Access::read;
+};
+
+enum class MapProblem : std::uint8_t {
+  none,
+  no_memory,       ///< No address space, too many maps, or no memory for the bookkeeping.
+  bad_range,       ///< The reply contradicts itself.
+  bad_descriptor,  ///< Too short, not sealed against shrinking, or open for the wrong access.
+  system,          ///< mmap failed otherwise; `number` says how.
+};
+
+struct MapOutcome {
+  MapRef ref;
+  MapProblem problem = MapProblem::none;
+  int number = 0;  ///< errno
+};
+[[nodiscard]] Error map_error(const MapOutcome& outcome);
+
+class MappingCache {
+ public:
+  /// The one of this process; lives until it ends.
+  static MappingCache& instance() noexcept;
+
+  /// The shared map that is there already; an empty reference if none is, or for copy.
+  [[nodiscard]] MapRef find(const SegmentView& view) noexcept;
+
+  /// Maps the segment behind `fd`, after checking that it cannot shrink under the map, and closes
+  /// `fd`. If there is a shared map already, that is what comes back.
+  [[nodiscard]] MapOutcome install(const SegmentView& view, OwnedFd fd) noexcept;
+
+  /// From now on find() does not know the map; references stay.
+  void hide(MapRef& ref) noexcept;
+  /// Takes hide() back, unless another map has taken its place.
+  void show(MapRef& ref) noexcept;
+
+  /// Replaces a shared writable map by a private one of the same bytes at the same address
+  /// (`to_private`), or back. Pointers stay valid; what was written to the private one is lost.
+  /// On an error the map is as it was.
+  [[nodiscard]] MapOutcome swap(MapRef& ref, const SegmentView& view, OwnedFd fd,
+                                bool to_private) noexcept;
+
+  /// Maps alive and references to them, for tests.
+  struct Counts {
+    std::size_t maps = 0;
+    std::size_t references = 0;
+  };
+  [[nodiscard]] Counts counts() const noexcept;
+
+ private:
+  friend class MapRef;
+  MappingCache();
+  void drop(Mapping* mapping) noexcept;
+  struct Impl;
+  Impl* impl_;
+};
+
+}  // namespace shmstore::client_internal

@@ -1,0 +1,113 @@
+// Soft seal: the daemon publishes; this process keeps its writable map (old pointers stay valid)
+// but no longer hands it to new handles.
+// Hard seal: the kernel refuses F_SEAL_WRITE while a writable map exists, so the map is first
+// swapped for a private one at the same address. If the daemon then says no (busy), it is swapped
+// back, so that the draft can go on. What other threads write in between is lost; a handle belongs
+// to one thread at a time.
+#include <cstring>
+#include <utility>
+
+#include "client/kill_points.hpp"
+#include "client/lease.hpp"
+
+namespace shmstore::client_internal {
+
+namespace {
+
+using protocol::Op;
+
+Error empty_error() {
+  return make_error(ErrorCode::invalid_argument, "array: the handle is empty");
+}
+
+}  // namespace
+
+Result<void> Lease::seal(const SealOptions& options) {
+  if (!held_) return empty_error();
+  if (array_state_ == shmstore::State::sealed && (!options.hard || seal_ == Seal::hard)) return {};
+  if (inherited()) {
+    return make_error(ErrorCode::invalid_argument,
+                      "seal: only the process that made or attached the array can seal it");
+  }
+  if (array_state_ == shmstore::State::sealed) return harden(options);
+  if (access_ != Access::write) {
+    return make_error(ErrorCode::permission_denied, "seal: the array is not held with access r+");
+  }
+  if (damaged_) {
+    return make_error(ErrorCode::aborted,
+                      "seal: an earlier hard seal failed half-way; the draft is lost");
+  }
+  const bool hard = options.hard || hard_ || (perms_ & 077U) != 0;
+  if (!hard || bytes_ == 0) return send_seal(hard, options);
+
+  if (Result<void> swapped = swap_map(true); !swapped) return swapped;
+  Result<void> sealed = send_seal(true, options);
+  if (!sealed && connection_->alive()) damaged_ = !swap_map(false).has_value();
+  return sealed;
+}
+
+/// Soft to hard. The private map may stay if the daemon says no: nobody writes the array any more.
+Result<void> Lease::harden(const SealOptions& options) {
+  if (map_.writes_through()) {
+    if (Result<void> swapped = swap_map(true); !swapped) return swapped;
+  }
+  return send_seal(true, options);
+}
+
+Result<void> Lease::send_seal(bool hard, const SealOptions& options) {
+  Result<std::int64_t> wait_ms = wire_timeout(options.wait, "wait");
+  if (!wait_ms) return wait_ms.error();
+  protocol::SealRequest request;
+  request.id = id_.raw;
+  request.wait_ms = *wait_ms;
+  request.hard = hard ? 1 : 0;
+  Call call(Op::seal);
+  call.add(request);
+  call.server_wait = options.wait;
+  const Result<void> done = state_->call_on(*connection_, call);
+  protocol::SealReply reply;
+  // An interrupted call may have come through all the same.
+  if (!call.replied() || call.body().size() != sizeof reply) {
+    if (!done) return done;
+    return make_error(ErrorCode::protocol_error, "reply: its length is wrong");
+  }
+  std::memcpy(&reply, call.body().data(), sizeof reply);
+  version_ = reply.version;
+  seal_ = static_cast<Seal>(reply.seal);
+  array_state_ = shmstore::State::sealed;
+  access_ = Access::read;
+  creator_ = false;
+  MappingCache::instance().hide(map_);
+  return done;
+}
+
+Result<void> Lease::swap_map(bool to_private) {
+  Result<OwnedFd> descriptor = fetch_descriptor();
+  if (!descriptor) return descriptor.error();
+  MappingCache& cache = MappingCache::instance();
+  if (to_private) cache.hide(map_);  // A private map must not become anybody else's.
+  pass_kill_point(Op::seal, Step::before_map);
+  const MapOutcome outcome = cache.swap(map_, view(), std::move(*descriptor), to_private);
+  pass_kill_point(Op::seal, Step::after_map);
+  const bool shared = to_private == (outcome.problem != MapProblem::none);
+  if (shared) cache.show(map_);
+  if (outcome.problem != MapProblem::none) return map_error(outcome);
+  return {};
+}
+
+Result<OwnedFd> Lease::fetch_descriptor() {
+  protocol::SegmentRequest request;
+  request.id = id_.raw;
+  request.access = static_cast<std::uint8_t>(access_);
+  Call call(Op::segment);
+  call.add(request);
+  call.keep_descriptor = true;
+  if (Result<void> done = state_->call_on(*connection_, call); !done) return done.error();
+  if (!call.descriptor.valid()) {
+    return make_error(ErrorCode::no_capacity,
+                      "descriptors: this process has no room for one more (RLIMIT_NOFILE)");
+  }
+  return std::move(call.descriptor);
+}
+
+}  // namespace shmstore::client_internal
