@@ -145,7 +145,8 @@ class Player:
         assert self.client.selfcheck()["clean"]
 
 
-@pytest.mark.parametrize("steps", [steps for _, steps in SCENARIOS], ids=[name for name, _ in SCENARIOS])
+@pytest.mark.parametrize("steps", [steps for _, steps in SCENARIOS],
+                         ids=[name for name, _ in SCENARIOS])
 def test_behaviour(steps):
     with Daemon() as path:
         play(Player(shm.connect(path)), steps)

@@ -85,7 +85,8 @@ class Player:
         return self._run("seal", step["name"])[0], {}
 
 
-@pytest.mark.parametrize("steps", [steps for _, steps in SCENARIOS], ids=[name for name, _ in SCENARIOS])
+@pytest.mark.parametrize("steps", [steps for _, steps in SCENARIOS],
+                         ids=[name for name, _ in SCENARIOS])
 def test_behaviour(steps, tmp_path):
     with Daemon() as path:
         play(Player(path, tmp_path), steps)
