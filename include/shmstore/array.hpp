@@ -135,8 +135,9 @@ struct QualifiedName {
     return make_error(ErrorCode::invalid_argument, "shape: " + std::to_string(shape.size()) +
                                                        " dimensions, at most 64 are allowed");
   }
-  std::uint64_t bytes = itemsize;
-  bool empty = false;
+  // Zero-sized items or dimensions must not hide an overflow of the others: count them as one.
+  std::uint64_t bytes = itemsize == 0 ? 1 : itemsize;
+  bool empty = itemsize == 0;
   for (std::uint64_t dim : shape) {
     if (dim > kArrayBytesMax) {
       return make_error(ErrorCode::invalid_argument,
@@ -146,9 +147,7 @@ struct QualifiedName {
       empty = true;
       continue;
     }
-    // Zero-sized items or dimensions must not hide an overflow of the others: check them all.
-    const std::uint64_t at_least_one = bytes == 0 ? 1 : bytes;
-    if (at_least_one > kArrayBytesMax / dim) {
+    if (bytes > kArrayBytesMax / dim) {
       return make_error(ErrorCode::invalid_argument,
                         "shape: the array would have more than 2^56 bytes");
     }
