@@ -155,7 +155,11 @@ void Registry::Impl::make_dying(Array& array) {
   while (!array.handovers.empty()) end_handover(array, array.handovers.back()->uid);
   answer_all(array.attach_waiters, error);
   answer_all(array.seal_waiters, error);
-  if (array.creation != nullptr) answer(*array.creation, error);
+  if (array.creation != nullptr) {  // Its creator never heard of it, and cannot release it.
+    Session& creator = *array.creation->session;
+    answer(*array.creation, error);
+    if (Lease* lease = find_lease(creator, array.id, Access::write)) end_lease(*lease);
+  }
   if (array.hard_seal && array.hard_seal->waiter != nullptr) {
     answer(*array.hard_seal->waiter, error);
   }

@@ -1,0 +1,106 @@
+#include "server/quota.hpp"
+
+#include <doctest/doctest.h>
+
+#include "shmstore/array.hpp"
+
+using namespace shmstore;
+using namespace shmstore::server;
+
+namespace {
+
+Limits small() {
+  Limits limits;
+  limits.capacity = 100;
+  limits.user_arrays_max = 2;
+  return limits;
+}
+
+}  // namespace
+
+TEST_CASE("quota: takes all or nothing") {
+  Quota quota(small());
+  CHECK(quota.charge(1, Resource::bytes, 60).has_value());
+  CHECK(quota.charge(2, Resource::bytes, 40).has_value());
+  const Result<void> full = quota.charge(3, Resource::bytes, 1);
+  REQUIRE_FALSE(full.has_value());
+  CHECK(full.error().code == ErrorCode::no_capacity);
+  CHECK(full.error().text == "bytes: asked for 1, 0 free of 100; uid 1 holds most, 60");
+  CHECK(quota.bytes_used() == 100);
+  CHECK(quota.usage(3).bytes == 0);
+  CHECK_FALSE(quota.users().contains(3));
+}
+
+TEST_CASE("quota: a user's own limit") {
+  Limits limits = small();
+  limits.user_bytes_max = 50;
+  Quota quota(limits);
+  CHECK(quota.charge(1, Resource::bytes, 50).has_value());
+  const Result<void> over = quota.charge(1, Resource::bytes, 1);
+  REQUIRE_FALSE(over.has_value());
+  CHECK(over.error().code == ErrorCode::quota_exceeded);
+  CHECK(over.error().text == "bytes: uid 1 uses 50 of 50, 0 left, asked for 1");
+  quota.set_user_limits(1, 70, 0);
+  CHECK(quota.charge(1, Resource::bytes, 20).has_value());
+  CHECK(quota.usage(1).bytes_max == 70);
+  CHECK(quota.usage(2).bytes_max == 50);
+  CHECK(quota.usage(2).arrays_max == 2);
+}
+
+TEST_CASE("quota: lowered limits leave what is there and refuse more") {
+  Quota quota(small());
+  CHECK(quota.charge(1, Resource::bytes, 80).has_value());
+  Limits lower = small();
+  lower.capacity = 50;
+  quota.set_limits(lower);
+  CHECK(quota.bytes_free() == 0);
+  CHECK_FALSE(quota.charge(1, Resource::bytes, 1).has_value());
+  CHECK(quota.charge(1, Resource::bytes, 0).has_value());
+  quota.uncharge(1, Resource::bytes, 80);
+  CHECK(quota.charge(1, Resource::bytes, 50).has_value());
+}
+
+TEST_CASE("quota: no sum wraps around") {
+  Quota quota(small());
+  CHECK_FALSE(quota.charge(1, Resource::bytes, UINT64_MAX).has_value());
+  CHECK(quota.charge(1, Resource::bytes, 1).has_value());
+  CHECK_FALSE(quota.charge(1, Resource::bytes, UINT64_MAX).has_value());
+  CHECK(quota.bytes_used() == 1);
+}
+
+TEST_CASE("quota: other resources have limits of their own, and move only bytes") {
+  Limits limits = small();
+  limits.user_leases_max = limits.user_connections_max = limits.user_waits_max = 1;
+  Quota quota(limits);
+  CHECK(quota.charge(1, Resource::arrays, 2).has_value());
+  CHECK_FALSE(quota.charge(1, Resource::arrays, 1).has_value());
+  for (const Resource resource : {Resource::leases, Resource::connections, Resource::waits}) {
+    CHECK(quota.charge(1, resource, 1).has_value());
+    const Result<void> over = quota.charge(1, resource, 1);
+    REQUIRE_FALSE(over.has_value());
+    CHECK(over.error().code == ErrorCode::quota_exceeded);
+  }
+  CHECK(quota.charge(1, Resource::bytes, 100).has_value());
+  quota.set_user_limits(2, 10, 0);
+  quota.move_bytes(1, 2, 100);  // May go over.
+  CHECK(quota.usage(1).bytes == 0);
+  CHECK(quota.usage(2).bytes == 100);
+  CHECK(quota.bytes_used() == 100);
+}
+
+TEST_CASE("quota: users without charges and limits are forgotten") {
+  Quota quota(small());
+  CHECK(quota.charge(1, Resource::bytes, 5).has_value());
+  quota.uncharge(1, Resource::bytes, 5);
+  quota.set_user_limits(2, 5, 0);
+  quota.set_user_limits(2, 0, 0);
+  CHECK(quota.users().empty());
+}
+
+TEST_CASE("quota: arrays are charged in whole pages") {
+  CHECK(charge_of(0) == 0);
+  CHECK(charge_of(1) == kPageBytes);
+  CHECK(charge_of(kPageBytes) == kPageBytes);
+  CHECK(charge_of(kPageBytes + 1) == 2 * kPageBytes);
+  CHECK(charge_of(kArrayBytesMax) == kArrayBytesMax);
+}
