@@ -117,8 +117,8 @@ class [[nodiscard]] Result {
   [[nodiscard]] T& operator*() & noexcept { return known(std::get_if<0>(&state_)); }
   [[nodiscard]] const T& operator*() const& noexcept { return known(std::get_if<0>(&state_)); }
   [[nodiscard]] T&& operator*() && noexcept { return std::move(known(std::get_if<0>(&state_))); }
-  [[nodiscard]] T* operator->() noexcept { return std::get_if<0>(&state_); }
-  [[nodiscard]] const T* operator->() const noexcept { return std::get_if<0>(&state_); }
+  [[nodiscard]] T* operator->() noexcept { return &known(std::get_if<0>(&state_)); }
+  [[nodiscard]] const T* operator->() const noexcept { return &known(std::get_if<0>(&state_)); }
 
   [[nodiscard]] const Error& error() const& noexcept { return known(std::get_if<1>(&state_)); }
   [[nodiscard]] Error&& error() && noexcept { return std::move(known(std::get_if<1>(&state_))); }
