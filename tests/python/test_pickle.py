@@ -1,0 +1,280 @@
+"""Pickling by handle, and by value where a handle would not be right."""
+
+import copy
+import gc
+import os
+import pickle
+import tempfile
+
+import numpy as np
+import pytest
+
+import shmstore
+from shmstore import SharedArray, _handle
+
+PROTOCOLS = range(2, pickle.HIGHEST_PROTOCOL + 1)
+
+
+def by_handle(array, protocol=4):
+    return array.__reduce_ex__(protocol)[0] is _handle.open
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_round_trip(client, protocol):
+    x = client.put("x", np.arange(12.0).reshape(3, 4))
+    y = pickle.loads(pickle.dumps(x, protocol))
+    assert type(y) is SharedArray and np.array_equal(x, y)
+    assert y.shm.id == x.shm.id and np.shares_memory(x, y) and not y.flags.writeable
+
+
+VIEWS = {
+    "rows": lambda x: x[1:],
+    "steps": lambda x: x[::2, 1::2],
+    "backwards": lambda x: x[::-1, ::-1],
+    "one": lambda x: x[2, 3:4],
+    "transposed": lambda x: x.T,
+    "4d": lambda x: x.reshape(2, 4, 2, 3)[:, 1:3, :, ::2],
+    "empty": lambda x: x[5:5],
+    "bytes": lambda x: x.view("u1"),
+    "complex": lambda x: x.view("c16"),
+    "nothing": lambda x: x[8:, 6:],
+    "0d": lambda x: x[1:2, 1:2].reshape(()),
+    "ufortran": lambda x: x.T[2:],
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_views(client, view):
+    x = client.put("x", np.arange(48.0).reshape(8, 6))
+    v = VIEWS[view](x)
+    for protocol in PROTOCOLS:
+        data = pickle.dumps(v, protocol)
+        assert len(data) <= 200
+        w = pickle.loads(data)
+        assert type(w) is SharedArray and w.shm.id == x.shm.id
+        assert w.dtype == v.dtype and w.shape == v.shape and np.array_equal(w, v)
+        assert w.strides == v.strides or v.size == 0
+        assert w.size == 0 or np.shares_memory(w, v)
+
+
+def test_fields_of_structured_arrays(client):
+    dtype = np.dtype([("a", "i2"), ("b", [("c", "f8"), ("d", "S3")]), ("e", "f4", (2,))])
+    x = client.put("x", np.zeros(5, dtype))
+    for v in (x, x[1:], x["a"], x["b"]["c"], x["e"], x[["a", "e"]]):
+        y = pickle.loads(pickle.dumps(v))
+        assert y.dtype == v.dtype and y.tobytes() == v.tobytes()
+        assert y.shm.id == x.shm.id
+
+
+def test_orders_and_kinds(client):
+    arrays = [np.asfortranarray(np.eye(3)), np.array(5), np.zeros((0, 4)), np.zeros(3, "M8[ns]"),
+              np.array(["a"]), np.zeros(2, ">f8"), np.zeros((2, 3, 4), order="F")[1:]]
+    for source in arrays:
+        x = client.put(None, source)
+        y = pickle.loads(pickle.dumps(x))
+        assert y.shm.id == x.shm.id and y.dtype == x.dtype and y.strides == x.strides
+        assert np.array_equal(x, y)
+
+
+def test_handles_are_short(daemon, client):
+    big = client.create("a" * 255, (1, 1 << 24, 1, 1), "u1")
+    for protocol in PROTOCOLS:
+        assert len(pickle.dumps(big, protocol)) <= 200
+        assert len(pickle.dumps(big[:, 1 : 1 << 23 : 3, :, ::-1], protocol)) <= 200
+    # Paths are as long as a socket's can be; numbers as large as they get.
+    huge = (1 << 64) - 1
+    for path in (None, "/" + "p" * 106):
+        arguments = (huge, huge, "h" * 16, "w", path, None)
+        assert len(pickle.dumps((_handle.open, arguments), 2)) + 1 <= 200
+    view = ("<M8[25s]", (1 << 20,) * 4, 1 << 40, (1 << 40,) * 4)
+    arguments = (huge, huge, "h" * 16, "w", None, view)
+    assert len(pickle.dumps((_handle.open, arguments), 2)) + 1 <= 200
+    del daemon
+
+
+def test_the_default_clients_handles_name_no_socket(shm, daemon):
+    x = shm.put("x", np.zeros(3))
+    assert daemon.socket.encode() not in pickle.dumps(x)
+    y = daemon.client().put("y", np.zeros(3))
+    assert pickle.loads(pickle.dumps(y)).shm.id == y.shm.id
+
+
+def test_by_value(client, daemon):
+    x = client.put("x", np.arange(12.0).reshape(3, 4))
+    private = client.attach("x", "c")
+    private[0] = 9
+    foreign = np.arange(3.0).view(SharedArray)
+    broadcast = np.broadcast_to(x[0], (5, 4), subok=True)
+    released = client.put("y", [1.0])
+    assert shmstore.release(released)
+    for array in (private, foreign, broadcast, x + 1, x[x > 3], released, np.asarray(x)):
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            y = pickle.loads(pickle.dumps(array, protocol))
+            assert type(y) is np.ndarray and np.array_equal(array, y)
+    assert not by_handle(private) and by_handle(x)
+    buffers = []
+    data = pickle.dumps(private, 5, buffer_callback=buffers.append)
+    assert np.array_equal(pickle.loads(data, buffers=buffers), private)
+
+
+def test_copies_are_plain(client):
+    x = client.put("x", np.arange(4.0))
+    for y in (copy.copy(x), copy.deepcopy(x), copy.deepcopy({"x": x})["x"], copy.copy(x[1:])):
+        assert type(y) is np.ndarray
+        y[:] = 0
+    f = client.put("f", np.asfortranarray(np.eye(3)))
+    assert copy.copy(f).flags.f_contiguous
+    assert x.tolist() == [0, 1, 2, 3]
+
+
+def test_one_array_pickled_twice_in_one_pickle(client):
+    x = client.put("x", np.arange(4.0))
+    a, b, c = pickle.loads(pickle.dumps([x, x, x[1:]]))
+    assert a is b and np.shares_memory(a, c)
+
+
+def test_drafts_travel_as_co_writers(client):
+    w = client.create("w", 4, "i8")
+    v = pickle.loads(pickle.dumps(w))
+    part = pickle.loads(pickle.dumps(w[2:]))
+    assert v.flags.writeable and v.shm.access == "r+"
+    v[:] = 3
+    part[:] = 5
+    assert w.tolist() == [3, 3, 5, 5]
+    w.flags.writeable = False
+    assert not pickle.loads(pickle.dumps(w)).flags.writeable
+    data = pickle.dumps(part)
+    w.seal()
+    after = pickle.loads(data)
+    assert not after.flags.writeable and after.tolist() == [5, 5]
+
+
+def test_mutable_arrays_travel_as_they_are_seen(client):
+    s = client.create("s", 4, "i8", mutable=True)
+    t = pickle.loads(pickle.dumps(s))
+    assert t.flags.writeable and t.shm.access == "r+"
+    t[1] = 7
+    assert s[1] == 7
+    reader = client.attach("s")
+    assert not pickle.loads(pickle.dumps(reader)).flags.writeable
+    locked = s[:]
+    locked.flags.writeable = False
+    u = pickle.loads(pickle.dumps(locked))
+    assert not u.flags.writeable and u.shm.access == "r"
+
+
+def test_a_handle_keeps_the_array_alive(client, daemon):
+    data = pickle.dumps(client.put(None, np.arange(5)))
+    gc.collect()
+    assert client.stats()["arrays"] == 1
+    x = pickle.loads(data)
+    assert x.tolist() == [0, 1, 2, 3, 4]
+    y = pickle.loads(data)
+    assert y.tolist() == x.tolist()
+
+
+def test_grace_is_the_clients(daemon):
+    short = daemon.client(grace=0.05)
+    x = short.put("x", np.arange(5))
+    data = pickle.dumps(x)
+    del x
+    from conftest import wait_until
+
+    wait_until(lambda: short.stats()["arrays"] == 0, "the end of the grace time")
+    with pytest.raises(shmstore.NotFound, match="expired"):
+        pickle.loads(data)
+
+
+def test_grace_has_limits(daemon):
+    for grace in (-1, 3601, None, "long"):
+        with pytest.raises(shmstore.InvalidArgument, match="^grace: "):
+            daemon.client(grace=grace)
+
+
+def test_a_deleted_array_still_travels(client):
+    x = client.put("x", np.arange(3))
+    data = pickle.dumps(x)
+    client.delete("x")
+    try:
+        assert pickle.loads(data).tolist() == [0, 1, 2]
+    except shmstore.NotFound:
+        pass  # dying arrays take no new holders
+    assert x.tolist() == [0, 1, 2]
+
+
+@pytest.mark.kills_daemon
+def test_a_handle_of_an_earlier_run_says_so(daemon):
+    x = daemon.client().put("x", np.arange(3), keep=True)
+    data = pickle.dumps(x)
+    assert daemon.stop() == 0
+    daemon.start()
+    with pytest.raises(shmstore.NotFound, match="earlier"):
+        pickle.loads(data)
+    assert x.tolist() == [0, 1, 2]
+    daemon.stop()
+
+
+def test_a_handle_of_another_host_says_so(client):
+    x = client.put("x", np.arange(3))
+    function, arguments = x.__reduce_ex__(4)
+    arguments = (12345, arguments[1], "elsewhere", *arguments[3:])
+    with pytest.raises(shmstore.NotFound, match="host elsewhere"):
+        function(*arguments)
+
+
+def test_without_any_daemon(client, script, tmp_path):
+    x = client.put("x", np.arange(3))
+    function, arguments = x.__reduce_ex__(4)
+    data = pickle.dumps((function, (*arguments[:4], None, None)))
+    (tmp_path / "handle").write_bytes(data)
+    result = script(
+        "import pickle, shmstore\n"
+        f"function, arguments = pickle.load(open({str(tmp_path / 'handle')!r}, 'rb'))\n"
+        "try: function(*arguments)\n"
+        "except shmstore.NotFound as error: print(error)\n",
+        env=dict(os.environ, SHMSTORE_SOCKET=str(tmp_path / "none")),
+    )
+    assert "handle of array" in result.stdout and "made on host" in result.stdout, result
+
+
+def test_a_receiver_finds_the_store_by_its_path(daemon, client, script, tmp_path):
+    data = pickle.dumps(client.put("x", np.arange(3), keep=True))
+    (tmp_path / "handle").write_bytes(data)
+    environment = dict(os.environ, SHMSTORE_AUTOSTART="0")
+    environment.pop("SHMSTORE_SOCKET", None)
+    result = script(
+        "import pickle\n"
+        f"x = pickle.load(open({str(tmp_path / 'handle')!r}, 'rb'))\n"
+        "print(x.tolist())",
+        env=environment,
+    )
+    assert result.stdout == "[0, 1, 2]\n", result
+
+
+def test_two_stores_in_one_process(daemon, client):
+    from pathlib import Path
+
+    from conftest import Daemon
+
+    with tempfile.TemporaryDirectory() as folder:
+        other = Daemon(Path(folder))
+        try:
+            there = other.client()
+            x, y = client.put("x", [1]), there.put("x", [2])
+            a, b = pickle.loads(pickle.dumps([x, y]))
+            assert a.tolist() == [1] and b.tolist() == [2]
+            with pytest.raises(shmstore.NotFound):
+                there.attach(id="1")
+            del y, b
+        finally:
+            other.stop()
+
+
+def test_a_bad_view_is_refused(client):
+    x = client.put("x", np.arange(3.0))
+    function, arguments = x.__reduce_ex__(4)
+    base = (*arguments[:4], None)
+    for view in ((None, (4,), 0, (8,)), (None, (3,), 8, (8,)), (None, (3,), 0, (-8,)),
+                 ("<f8", (1 << 60,), 0, (8,)), (None, (2,), -8, (8,))):  # fmt: skip
+        with pytest.raises(ValueError):
+            function(*base, view)
