@@ -84,7 +84,11 @@ class DtypeParser {
     return true;
   }
   bool expect(char c) {
-    return accept(c) || fail(std::string("expected '") + c + "' in the list of fields");
+    if (accept(c)) return true;
+    std::string text = "expected '";
+    text += c;
+    text += "' in the list of fields";
+    return fail(std::move(text));
   }
   bool number(std::string_view& in, std::uint64_t& value) {
     if (in.empty() || in.front() < '0' || in.front() > '9') return false;
@@ -118,8 +122,8 @@ class DtypeParser {
     }
     itemsize = kind == 'U' ? size * 4 : size;
     if (itemsize > kItemBytesMax) return fail("'" + whole + "' is over 2^31-1 bytes");
-    const bool orderless = kind == 'S' || kind == 'V' || kind == 'b' ||
-                           (size == 1 && (kind == 'i' || kind == 'u'));
+    const bool orderless =
+        kind == 'S' || kind == 'V' || kind == 'b' || (size == 1 && (kind == 'i' || kind == 'u'));
     out += orderless ? '|' : (order == '|' ? '<' : order);
     out += kind;
     out += std::to_string(size);
@@ -255,7 +259,9 @@ class DtypeParser {
   std::string problem_;
 };
 
-inline Result<Dtype> Dtype::parse(std::string_view text) { return DtypeParser(text).run(); }
+inline Result<Dtype> Dtype::parse(std::string_view text) {
+  return DtypeParser(text).run();
+}
 
 template <class T>
 Dtype Dtype::of() {
