@@ -3,6 +3,7 @@
 #include "server/registry.hpp"
 
 #include <algorithm>
+#include <cassert>
 
 #include "server/registry_impl.hpp"
 
@@ -47,6 +48,12 @@ Session* Registry::Impl::find_session(SessionId id) {
 const Session* Registry::Impl::find_session(SessionId id) const {
   const auto found = sessions.find(id);
   return found == sessions.end() ? nullptr : found->second.get();
+}
+
+Array& Registry::Impl::at(ArrayId id) {
+  Array* array = arrays.find(id);
+  assert(array != nullptr);
+  return *array;
 }
 
 void Registry::Impl::reply(const Session& session, RequestId request, protocol::Op op,

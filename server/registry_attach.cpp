@@ -78,7 +78,7 @@ void Registry::Impl::wait_to_attach(Session& session, RequestId request, AttachS
   Waiter* waiter = add_waiter(session, request, protocol::Op::attach, deadline_ms, AttachJob{spec});
   if (waiter == nullptr) return;
   if (spec.id.valid()) {
-    arrays.find(spec.id)->attach_waiters.push_back(*waiter);
+    at(spec.id).attach_waiters.push_back(*waiter);
   } else {
     wait_on_name(*waiter, make_entry(spec.name));
   }

@@ -211,6 +211,7 @@ struct Registry::Impl {
   void end_session(Session& session);
   Session* find_session(SessionId id);
   const Session* find_session(SessionId id) const;
+  Array& at(ArrayId id);  ///< REQUIRES: it is there.
   void reply(const Session& session, RequestId request, protocol::Op op,
              decltype(Completion::result) result);
   void emit_event(std::string_view event, const Array& array, const NameEntry& entry);

@@ -159,7 +159,7 @@ void Registry::Impl::handover(Session& session, RequestId request, ArrayId id,
                                  std::to_string(protocol::kGraceMsMax) + " are allowed"));
   }
   if (!holds(session, id)) return refuse(no_lease(id, Access::read));
-  Array& array = *arrays.find(id);
+  Array& array = at(id);
   if (array.aborted) {
     return refuse(make_error(ErrorCode::aborted, "id: the draft was dropped by its creator"));
   }

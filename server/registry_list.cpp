@@ -131,26 +131,23 @@ Result<ListPage> Registry::list(SessionId session, std::string_view prefix,
       [&](const Array& array) { return Impl::may(who, array, Access::read); },
       [&](const Array& array) { return impl_->view(array, now.boot_ms); });
 
-  const std::optional<std::uint32_t> resume_uid =
-      after && after->named ? std::optional(static_cast<std::uint32_t>(after->first))
-                            : std::nullopt;
-  // Of one namespace: everything before the cursor's has been listed.
-  const auto add_from = [&](std::uint32_t uid, const Namespace& home) {
-    const bool resumed = resume_uid == uid;
-    return lister.add_namespace(uid, home, resumed ? &*after : nullptr);
-  };
+  // Namespaces before the cursor's have been listed; in its own the page goes on after it.
   const bool names_left = !after || after->named;
+  const bool resumes = after && after->named;
+  const std::uint32_t resume_uid = resumes ? static_cast<std::uint32_t>(after->first) : own;
+  const auto add_names = [&](std::uint32_t uid, const Namespace& home) {
+    return lister.add_namespace(uid, home, resumes && uid == resume_uid ? &*after : nullptr);
+  };
   if (names_left) {
     const auto mine = impl_->namespaces.find(own);
-    const bool mine_left = !resume_uid || resume_uid == own;
-    if (mine_left && mine != impl_->namespaces.end() && ns_uid.value_or(own) == own) {
-      if (!add_from(own, mine->second)) return std::move(lister.page);
+    if (resume_uid == own && mine != impl_->namespaces.end() && ns_uid.value_or(own) == own) {
+      if (!add_names(own, mine->second)) return std::move(lister.page);
     }
-    auto at = resume_uid && resume_uid != own ? impl_->namespaces.lower_bound(*resume_uid)
-                                              : impl_->namespaces.begin();
+    auto at =
+        resume_uid != own ? impl_->namespaces.lower_bound(resume_uid) : impl_->namespaces.begin();
     for (; at != impl_->namespaces.end(); ++at) {
       if (at->first == own || ns_uid.value_or(at->first) != at->first) continue;
-      if (!add_from(at->first, at->second)) return std::move(lister.page);
+      if (!add_names(at->first, at->second)) return std::move(lister.page);
     }
   }
   const auto unnamed = impl_->anonymous.find(own);

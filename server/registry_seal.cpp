@@ -68,9 +68,9 @@ void Registry::Impl::seal(Session& session, RequestId request, ArrayId id, bool 
   } else if (Array* const* array = std::get_if<Array*>(&outcome)) {
     act_seal(session, request, **array, hard, deadline_of(wait_ms));
   } else if (wait_ms == 0) {
-    reply(session, request, kOp, busy(*arrays.find(id), &session));
+    reply(session, request, kOp, busy(at(id), &session));
   } else if (Waiter* waiter = add_waiter(session, request, kOp, deadline_of(wait_ms), job)) {
-    arrays.find(id)->seal_waiters.push_back(*waiter);
+    at(id).seal_waiters.push_back(*waiter);
   }
 }
 

@@ -38,7 +38,7 @@ void Registry::Impl::fire(const Timer& timer) {
 // A seal says who is in its way, a create what was missing.
 void Registry::Impl::expire(Waiter& waiter) {
   if (const auto* job = std::get_if<SealJob>(&waiter.job)) {
-    return answer(waiter, busy(*arrays.find(job->id), waiter.session));
+    return answer(waiter, busy(at(job->id), waiter.session));
   }
   if (const auto* job = std::get_if<CreateJob>(&waiter.job)) {
     return answer(waiter, timed_out("no room in time; " + job->refusal));

@@ -156,7 +156,7 @@ void Registry::Impl::cancel(Session& session, RequestId request, RequestId targe
 // cannot be called back: only its answer is dropped.
 void Registry::Impl::stop_waiting(Waiter& waiter) {
   if (const auto* job = std::get_if<AllocateJob>(&waiter.job)) {
-    Array& array = *arrays.find(job->id);
+    Array& array = at(job->id);
     Session& session = *waiter.session;
     answer(waiter, make_error(ErrorCode::aborted, "cancelled"));
     drop_unready(session, array);
