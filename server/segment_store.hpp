@@ -1,11 +1,12 @@
 #pragma once
-/// Where array bytes live. The interface that the daemon's event loop talks to; the real store
-/// makes one memfd per array, tests use one in memory or one that fails on demand, slabs and pools
-/// come behind the same calls.
+/// Where array bytes live. The interface that the dispatcher talks to; the real store makes one
+/// memfd per array, tests use one in memory or one that fails on demand, slabs and pools come
+/// behind the same calls.
 
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "server/registry.hpp"
@@ -15,33 +16,47 @@
 namespace shmstore::server {
 
 /// All calls on the event loop's thread, none blocks on slow memory work: that is the worker's.
+/// Every callback runs on the event loop's thread, during the call or later.
 class SegmentStore {
  public:
   virtual ~SegmentStore() = default;
 
   using Allocated = std::function<void(Result<SegmentId>)>;
-  /// Gets `bytes` (> 0) of zeroed, pre-faulted memory for `uid`, sealed against resizing. `done`
-  /// runs on the event loop's thread: before this call returns for small sizes, later for others.
+  using HardSealed = std::function<void(Result<void>)>;
+
+  /// Gets `bytes` (> 0) of zeroed memory for `uid`, backed by pages and sealed against resizing.
+  /// `ticket` (> 0, unique among the allocations under way) names the call for cancel().
   /// Errors through `done`: no_capacity (text: "segments", memory available, or what failed).
-  virtual void allocate(std::uint32_t uid, std::uint64_t bytes, Allocated done) = 0;
+  virtual void allocate(std::uint64_t ticket, std::uint32_t uid, std::uint64_t bytes,
+                        Allocated done) = 0;
+
+  /// Nobody wants this allocation any more: stop early and answer no_capacity. Unknown: nothing.
+  virtual void cancel(std::uint64_t ticket) = 0;
 
   /// A freshly opened description to send; never the original. Errors: no_capacity, not_found.
   virtual Result<UniqueFd> open(SegmentId segment, bool writable) = 0;
 
-  /// F_SEAL_WRITE. Error: busy while somebody has a writable mapping.
-  virtual Result<void> seal_hard(SegmentId segment) = 0;
+  /// F_SEAL_WRITE. Error through `done`: busy while somebody has a writable mapping.
+  virtual void seal_hard(SegmentId segment, HardSealed done) = 0;
 
   /// Nobody is entitled to it any more: frees it as soon as the kernel says that no description
-  /// and no mapping is left, then calls `on_freed` (on the event loop's thread, maybe at once).
+  /// and no mapping is left, then calls `on_freed`.
   virtual void release(SegmentId segment) = 0;
 
-  /// Probes every released segment now.
-  virtual void probe_released() = 0;
+  /// Asks the kernel again about at most `limit` released segments, oldest question first.
+  /// Returns the bytes of those that turned out to be free.
+  virtual std::uint64_t probe_released(std::size_t limit) = 0;
 
   [[nodiscard]] virtual std::uint64_t segment_bytes(SegmentId segment) const = 0;  ///< File length.
   [[nodiscard]] virtual std::uint64_t segments() const = 0;
+  /// Released segments that some process still maps.
+  [[nodiscard]] virtual std::uint64_t pinned_segments() const = 0;
+  /// Bytes on their way back to the kernel: nobody maps them, freeing takes its time.
+  [[nodiscard]] virtual std::uint64_t freeing_bytes() const = 0;
   /// Σ st_blocks × 512 of all segments, asked from the kernel. For selfcheck and status.
   [[nodiscard]] virtual std::uint64_t kernel_bytes() const = 0;
+  /// How far kernel_bytes() may be above what is charged, for reasons of the kernel's.
+  [[nodiscard]] virtual std::uint64_t slack_bytes() const = 0;
   /// Contradictions between what is charged and what the kernel says; empty when clean.
   [[nodiscard]] virtual std::vector<std::string> selfcheck() const = 0;
 

@@ -1,0 +1,500 @@
+/// One thread runs everything here but the memory worker; it never blocks but in epoll_wait. The
+/// order of the members of DaemonImpl is the order of dependence; only the worker, whose jobs point
+/// into the store, is stopped before any of them goes.
+
+#include "server/daemon.hpp"
+
+#include <fcntl.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <csignal>
+#include <cstdlib>
+#include <deque>
+#include <string>
+#include <unordered_map>
+#include <utility>
+
+#include "server/admission.hpp"
+#include "server/descriptors.hpp"
+#include "server/dispatch.hpp"
+#include "server/lease_probe.hpp"
+#include "server/listener.hpp"
+#include "server/log.hpp"
+#include "server/memfd_store.hpp"
+#include "server/memory_worker.hpp"
+#include "server/registry.hpp"
+#include "server/service_manager.hpp"
+#include "server/session.hpp"
+#include "shmstore/version.hpp"
+
+namespace shmstore::server {
+namespace {
+
+namespace asio = boost::asio;
+using Descriptor = asio::posix::stream_descriptor;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+constexpr std::uint32_t kNobody = 65534;
+constexpr int kAcceptsPerWakeMax = 64;
+constexpr seconds kHelloWithin{10};
+constexpr milliseconds kProbeFirst{10};
+constexpr milliseconds kProbeLast{1000};
+constexpr std::size_t kProbesPerTick = 256;
+/// A timer sleeps by CLOCK_MONOTONIC, deadlines are CLOCK_BOOTTIME: looking again now and then
+/// catches up with the time that the machine was suspended.
+constexpr std::int64_t kSleepMsMax = 60'000;
+
+Limits limits_of(const Options& options, bool autostarted, std::uint64_t memory,
+                 std::uint64_t segments_max) {
+  const bool by_default = options.given.count("capacity") == 0;
+  const Size capacity = by_default && autostarted ? kAutostartCapacity : options.capacity;
+  Limits limits;
+  limits.capacity = capacity.of(memory);
+  limits.user_bytes_max = options.user_quota.of(limits.capacity);
+  limits.user_arrays_max = options.user_arrays;
+  limits.user_leases_max = options.user_leases;
+  limits.user_connections_max = options.user_connections;
+  limits.user_waits_max = options.user_waits;
+  limits.segments_max = segments_max;
+  return limits;
+}
+
+Selfcheck selfcheck_wanted() {
+  const char* wish = std::getenv("SHMSTORE_SELFCHECK");
+  if (wish != nullptr) return std::string_view(wish) == "0" ? Selfcheck::off : Selfcheck::always;
+#ifdef NDEBUG
+  return Selfcheck::off;
+#else
+  return Selfcheck::sometimes;
+#endif
+}
+
+std::uint64_t random_number() {
+  std::uint64_t number = 0;
+  while (number == 0) {
+    if (::getrandom(&number, sizeof number, 0) != ssize_t{sizeof number}) std::abort();
+  }
+  return number;
+}
+
+class DaemonImpl final : public Daemon, private Outbox {
+ public:
+  DaemonImpl(const Options& options, bool autostarted, Listener listener);
+  ~DaemonImpl() override;
+  int run() override;
+
+ private:
+  // Outbox
+  void send(SessionId session, Bytes frame, DescriptorRef descriptor) override;
+  bool offer(SessionId session, Bytes frame) override;
+
+  void wait_accept();
+  void accept_some();
+  void turn_away();
+  void welcome(UniqueFd socket);
+  std::optional<Error> admit(SessionId id, Peer& peer);
+  void end_session(SessionId id, std::string_view reason);
+  void close_silent_sessions();
+
+  void wait_worker();
+  void wait_writable();
+  void wait_signal();
+  void reload();
+  void stop(std::string_view reason);
+
+  void after_work();
+  void set_deadline_timer();
+  void set_probe_timer();
+  void set_idle_timer();
+  void set_watchdog_timer(std::uint64_t interval_us);
+  [[nodiscard]] bool is_idle() const;
+
+  Options options_;
+  const bool autostarted_;
+  const DescriptorBudget budget_;
+  asio::io_context io_{BOOST_ASIO_CONCURRENCY_HINT_UNSAFE};
+  Listener listener_;
+  UniqueFd spare_;  // given up for a moment to turn somebody away when descriptors run out
+  Admission admission_;
+  LeaseProbe probe_;
+  MemoryWorker worker_;
+  Registry registry_;
+  MemfdStore store_;
+  Dispatcher dispatcher_;
+  WritablePoll writable_;
+  SessionContext context_;
+  Descriptor accepting_;
+  Descriptor completions_;
+  Descriptor writable_events_;
+  asio::signal_set signals_;
+  asio::steady_timer deadline_timer_;
+  asio::steady_timer probe_timer_;
+  asio::steady_timer idle_timer_;
+  asio::steady_timer hello_timer_;
+  asio::steady_timer watchdog_timer_;
+  std::optional<std::int64_t> deadline_set_;
+  milliseconds probe_after_{0};  // 0: the timer is not set
+  bool idle_set_ = false;
+  SessionId last_session_ = 0;
+  std::unordered_map<SessionId, std::shared_ptr<ClientSession>> sessions_;
+  std::deque<std::pair<std::chrono::steady_clock::time_point, SessionId>> silent_;
+};
+
+DaemonFacts facts_of(const DescriptorBudget& budget, bool exact_probe) {
+  DaemonFacts facts;
+  facts.store_id = random_number();
+  facts.pid = ::getpid();
+  facts.uid = ::geteuid();
+  facts.started_s = static_cast<double>(read_clock().boot_ms) / 1000;
+  facts.descriptors = [] { return open_descriptors(); };
+  facts.descriptors_max = budget.descriptors_max;
+  facts.exact_probe = exact_probe;
+  return facts;
+}
+
+UniqueFd open_spare() {
+  return UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+}
+
+DaemonImpl::DaemonImpl(const Options& options, bool autostarted, Listener listener)
+    : options_(options),
+      autostarted_(autostarted),
+      budget_(raise_descriptor_limit()),
+      listener_(std::move(listener)),
+      spare_(open_spare()),
+      registry_(limits_of(options, autostarted, admission_.total_bytes(), budget_.segments_max)),
+      store_(worker_, admission_, probe_, budget_.segments_max),
+      dispatcher_(registry_, store_, *this, facts_of(budget_, probe_.exact()), selfcheck_wanted()),
+      context_{io_,
+               dispatcher_,
+               store_,
+               writable_,
+               [this](SessionId id, std::string_view reason) { end_session(id, reason); },
+               [this] { after_work(); }},
+      accepting_(io_, listener_.native_handle()),
+      completions_(io_, worker_.completion_fd()),
+      writable_events_(io_, writable_.native_handle()),
+      signals_(io_, SIGTERM, SIGINT, SIGHUP),
+      deadline_timer_(io_),
+      probe_timer_(io_),
+      idle_timer_(io_),
+      hello_timer_(io_),
+      watchdog_timer_(io_) {}
+
+DaemonImpl::~DaemonImpl() {
+  worker_.stop();
+  for (auto& [id, session] : sessions_) session->close();
+  sessions_.clear();
+  // These were only borrowed.
+  (void)accepting_.release();
+  (void)completions_.release();
+  (void)writable_events_.release();
+}
+
+int DaemonImpl::run() {
+  wait_accept();
+  wait_worker();
+  wait_writable();
+  wait_signal();
+  const Limits& limits = registry_.quota().limits();
+  log(LogLevel::info, "listening",
+      {{"socket", listener_.path()},
+       {"pid", ::getpid()},
+       {"version", SHMSTORE_VERSION_STRING},
+       {"capacity", limits.capacity},
+       {"segments_max", limits.segments_max}});
+  if (!probe_.exact()) {
+    log(LogLevel::warning, "degraded",
+        {{"text",
+          "file leases do not work on memory files here; a program that tampers with the "
+          "locks on its descriptors can escape its charge"}});
+  }
+  notify_manager("READY=1");
+  if (const auto interval = watchdog_interval_us()) set_watchdog_timer(*interval);
+  after_work();
+  io_.run();
+  return 0;
+}
+
+// -- sessions -------------------------------------------------------------------------------------
+
+void DaemonImpl::wait_accept() {
+  accepting_.async_wait(Descriptor::wait_read, [this](const boost::system::error_code& error) {
+    if (error) return;
+    accept_some();
+    after_work();
+    wait_accept();
+  });
+}
+
+void DaemonImpl::accept_some() {
+  for (int n = 0; n < kAcceptsPerWakeMax; ++n) {
+    UniqueFd socket(
+        ::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (socket.valid()) {
+      if (sessions_.size() < budget_.connections_max) {
+        welcome(std::move(socket));
+      } else {
+        log(LogLevel::warning, "connection refused",
+            {{"connections", sessions_.size()}, {"max", budget_.connections_max}});
+      }
+      continue;
+    }
+    if (errno == EMFILE || errno == ENFILE) turn_away();
+    if (errno != EINTR && errno != ECONNABORTED) return;
+  }
+}
+
+/// Out of descriptors the connection would stay in the backlog, and the loop would spin on it.
+void DaemonImpl::turn_away() {
+  spare_.reset();
+  const UniqueFd socket(::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC));
+  log(LogLevel::warning, "connection refused", {{"text", "no descriptor left"}});
+  spare_ = open_spare();
+  errno = EINTR;
+}
+
+void DaemonImpl::welcome(UniqueFd socket) {
+  refuse_descriptors(socket.get());
+  Result<Peer> peer = peer_of(socket.get());
+  if (!peer) {
+    log(LogLevel::info, "connection dropped", {{"text", peer.error().text}});
+    return;
+  }
+  const SessionId id = ++last_session_;
+  std::optional<Error> refusal = admit(id, *peer);
+  auto session = std::make_shared<ClientSession>(context_, id, std::move(socket),
+                                                 std::move(peer->process), std::move(refusal));
+  sessions_.emplace(id, session);
+  session->start();
+  silent_.emplace_back(std::chrono::steady_clock::now() + kHelloWithin, id);
+  if (silent_.size() == 1) close_silent_sessions();
+}
+
+std::optional<Error> DaemonImpl::admit(SessionId id, Peer& peer) {
+  const std::int64_t pid = peer.identity.pid;
+  const std::uint32_t uid = peer.identity.uid;
+  std::optional<Error> refusal;
+  if (uid == kNobody) {
+    refusal = make_error(ErrorCode::permission_denied,
+                         "uid 65534 (nobody, or a user that this namespace does not know) is not "
+                         "served");
+  } else if (Result<void> opened = dispatcher_.open_session(id, std::move(peer.identity));
+             !opened) {
+    refusal = opened.error();
+  }
+  if (refusal) {
+    log(LogLevel::warning, "connection refused",
+        {{"session", id}, {"pid", pid}, {"uid", uid}, {"text", refusal->text}});
+  } else {
+    log(LogLevel::debug, "session", {{"session", id}, {"pid", pid}, {"uid", uid}});
+  }
+  return refusal;
+}
+
+void DaemonImpl::end_session(SessionId id, std::string_view reason) {
+  const auto found = sessions_.find(id);
+  if (found == sessions_.end()) return;
+  const std::shared_ptr<ClientSession> session = std::move(found->second);
+  sessions_.erase(found);
+  session->close();
+  log(LogLevel::debug, "session ended", {{"session", id}, {"reason", reason}});
+  dispatcher_.end_session(id);
+}
+
+/// Who connects and says nothing only takes up room.
+void DaemonImpl::close_silent_sessions() {
+  const auto now = std::chrono::steady_clock::now();
+  while (!silent_.empty()) {
+    const auto [deadline, id] = silent_.front();
+    const auto found = sessions_.find(id);
+    const bool waits = found != sessions_.end() && !found->second->greeted();
+    if (waits && deadline > now) break;
+    silent_.pop_front();
+    if (waits) end_session(id, "no hello");
+  }
+  if (silent_.empty()) return;
+  hello_timer_.expires_at(silent_.front().first);
+  hello_timer_.async_wait([this](const boost::system::error_code& error) {
+    if (error) return;
+    close_silent_sessions();
+    after_work();
+  });
+}
+
+void DaemonImpl::send(SessionId session, Bytes frame, DescriptorRef descriptor) {
+  const auto found = sessions_.find(session);
+  if (found != sessions_.end()) found->second->send(frame, descriptor);
+}
+
+bool DaemonImpl::offer(SessionId session, Bytes frame) {
+  const auto found = sessions_.find(session);
+  return found == sessions_.end() || found->second->offer(frame);
+}
+
+// -- other events ---------------------------------------------------------------------------------
+
+void DaemonImpl::wait_worker() {
+  completions_.async_wait(Descriptor::wait_read, [this](const boost::system::error_code& error) {
+    if (error) return;
+    worker_.run_completions();
+    after_work();
+    wait_worker();
+  });
+}
+
+void DaemonImpl::wait_writable() {
+  writable_events_.async_wait(Descriptor::wait_read,
+                              [this](const boost::system::error_code& error) {
+                                if (error) return;
+                                writable_.take([this](SessionId id) {
+                                  const auto found = sessions_.find(id);
+                                  if (found == sessions_.end()) return;
+                                  const std::shared_ptr<ClientSession> session = found->second;
+                                  session->on_writable();
+                                });
+                                after_work();
+                                wait_writable();
+                              });
+}
+
+void DaemonImpl::wait_signal() {
+  signals_.async_wait([this](const boost::system::error_code& error, int signal) {
+    if (error) return;
+    if (signal != SIGHUP) return stop(signal == SIGINT ? "SIGINT" : "SIGTERM");
+    reload();
+    wait_signal();
+  });
+}
+
+/// Flags keep winning; a file that is wrong changes nothing.
+void DaemonImpl::reload() {
+  if (options_.config.empty()) {
+    log(LogLevel::info, "SIGHUP ignored", {{"text", "there is no config file"}});
+    return;
+  }
+  Options changed = options_;
+  if (Result<void> read = apply_config_file(options_.config, changed); !read) {
+    log(LogLevel::error, "config not read", {{"text", read.error().text}});
+    return;
+  }
+  options_ = changed;
+  set_log_level(options_.log_level);
+  registry_.quota().set_limits(
+      limits_of(options_, autostarted_, admission_.total_bytes(), budget_.segments_max));
+  log(LogLevel::info, "config read again",
+      {{"config", options_.config}, {"capacity", registry_.quota().limits().capacity}});
+  idle_timer_.cancel();
+  idle_set_ = false;
+  after_work();
+}
+
+void DaemonImpl::stop(std::string_view reason) {
+  log(LogLevel::info, "stopping",
+      {{"reason", reason}, {"sessions", sessions_.size()}, {"arrays", registry_.counts().arrays}});
+  notify_manager("STOPPING=1");
+  io_.stop();
+}
+
+// -- timers ---------------------------------------------------------------------------------------
+
+/// After everything that may have changed what the timers are for.
+void DaemonImpl::after_work() {
+  set_deadline_timer();
+  set_probe_timer();
+  set_idle_timer();
+}
+
+void DaemonImpl::set_deadline_timer() {
+  const std::optional<std::int64_t> next = dispatcher_.next_deadline_ms();
+  if (next == deadline_set_) return;
+  deadline_set_ = next;
+  if (!next) {
+    deadline_timer_.cancel();
+    return;
+  }
+  const std::int64_t sleep_ms =
+      std::clamp<std::int64_t>(*next - read_clock().boot_ms, 0, kSleepMsMax);
+  deadline_timer_.expires_after(milliseconds(sleep_ms));
+  deadline_timer_.async_wait([this](const boost::system::error_code& error) {
+    if (error) return;
+    deadline_set_.reset();
+    dispatcher_.tick();
+    after_work();
+  });
+}
+
+/// Nobody tells when the last mapping of a released segment goes: asked again with back-off.
+void DaemonImpl::set_probe_timer() {
+  if (store_.pinned_segments() == 0 || probe_after_.count() != 0) return;
+  probe_after_ = kProbeFirst;
+  const auto ask = [this](auto& again) -> void {
+    probe_timer_.expires_after(probe_after_);
+    probe_timer_.async_wait([this, again](const boost::system::error_code& error) mutable {
+      if (error) return;
+      const std::uint64_t freed = store_.probe_released(kProbesPerTick);
+      probe_after_ = freed != 0 ? kProbeFirst : std::min(probe_after_ * 2, kProbeLast);
+      if (store_.pinned_segments() == 0) {
+        probe_after_ = milliseconds(0);
+      } else {
+        again(again);
+      }
+      after_work();
+    });
+  };
+  ask(ask);
+}
+
+bool DaemonImpl::is_idle() const {
+  return sessions_.empty() && registry_.counts().arrays == 0 && store_.segments() == 0;
+}
+
+void DaemonImpl::set_idle_timer() {
+  if (options_.idle_exit == 0 || is_idle() == idle_set_) return;
+  idle_set_ = !idle_set_;
+  if (!idle_set_) {
+    idle_timer_.cancel();
+    return;
+  }
+  idle_timer_.expires_after(seconds(options_.idle_exit));
+  idle_timer_.async_wait([this](const boost::system::error_code& error) {
+    if (!error && is_idle()) stop("idle");
+  });
+}
+
+void DaemonImpl::set_watchdog_timer(std::uint64_t interval_us) {
+  notify_manager("WATCHDOG=1");
+  watchdog_timer_.expires_after(std::chrono::microseconds(interval_us));
+  watchdog_timer_.async_wait([this, interval_us](const boost::system::error_code& error) {
+    if (!error) set_watchdog_timer(interval_us);
+  });
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Daemon>> Daemon::start(const Options& options, bool autostarted) try {
+  std::vector<UniqueFd> handed_over = take_listen_fds();
+  if (handed_over.size() > 1) {
+    return make_error(ErrorCode::invalid_argument,
+                      "socket: " + std::to_string(handed_over.size()) +
+                          " sockets were handed over, one is expected");
+  }
+  const std::string path = options.socket.empty() ? default_socket_path() : options.socket;
+  Result<Listener> listener =
+      handed_over.empty() ? Listener::open(path) : Listener::adopt(std::move(handed_over.front()));
+  if (!listener) return listener.error();
+  return std::unique_ptr<Daemon>(
+      std::make_unique<DaemonImpl>(options, autostarted, std::move(*listener)));
+} catch (const std::exception& error) {
+  return make_error(ErrorCode::internal, error.what());
+}
+
+}  // namespace shmstore::server

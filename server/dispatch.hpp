@@ -1,0 +1,160 @@
+#pragma once
+/// From a frame to the registry and back: parses, calls, and carries out the effects. Knows neither
+/// sockets nor JSON. Everything here runs on the event loop's thread.
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "server/outbox.hpp"
+#include "server/registry.hpp"
+#include "server/segment_store.hpp"
+#include "server/wire.hpp"
+
+namespace shmstore::server {
+
+class AdminPlane;
+
+/// What the dispatcher has to know about one session, kept by the session.
+struct SessionState {
+  SessionId id = 0;
+  std::uint64_t last_request = 0;
+  bool greeted = false;
+};
+
+/// What a client may ask about the daemon.
+struct DaemonFacts {
+  std::uint64_t store_id = 0;
+  std::int64_t pid = 0;
+  std::uint32_t uid = 0;                       ///< May set quotas, as root may.
+  double started_s = 0;                        ///< CLOCK_BOOTTIME.
+  std::function<std::uint64_t()> descriptors;  ///< Open ones.
+  std::uint64_t descriptors_max = 0;
+  bool exact_probe = true;
+};
+
+/// How often the accounting is recomputed from scratch, to abort when it does not add up.
+enum class Selfcheck {
+  off,
+  sometimes,
+  always
+};
+
+[[nodiscard]] Now read_clock();
+
+class Dispatcher {
+ public:
+  Dispatcher(Registry& registry, SegmentStore& store, Outbox& outbox, DaemonFacts facts,
+             Selfcheck selfcheck);
+  ~Dispatcher();
+  Dispatcher(const Dispatcher&) = delete;
+  Dispatcher& operator=(const Dispatcher&) = delete;
+
+  /// Error: quota_exceeded; the session is to be told so at its first frame and closed.
+  Result<void> open_session(SessionId session, Identity identity);
+  /// Takes one message of a client. False: the session has to go, once its queue is empty.
+  /// `truncated`: the message was longer than a frame may be; `message` is its beginning.
+  [[nodiscard]] bool handle(SessionState& session, Bytes message, bool truncated);
+  /// Answers the first frame of a session that open_session() refused.
+  void refuse(SessionId session, Bytes message, const Error& error);
+  /// Ends what the session had; the one way out for every session that was opened.
+  void end_session(SessionId session);
+
+  /// The frame to send instead of `frame`, whose descriptor could not be opened. Gives the grant
+  /// back that the frame would have carried.
+  [[nodiscard]] std::vector<std::byte> descriptor_failed(SessionId session, Bytes frame,
+                                                         const Error& error);
+  /// A session that missed events has room again.
+  void resume_watch(SessionId session);
+
+  /// Deadlines that have passed.
+  void tick();
+  /// CLOCK_BOOTTIME; nothing: none.
+  [[nodiscard]] std::optional<std::int64_t> next_deadline_ms() const;
+  /// Registry and store against each other and against the kernel; empty when clean.
+  [[nodiscard]] std::vector<std::string> selfcheck() const;
+
+ private:
+  friend class AdminPlane;
+  struct Request {
+    SessionState& session;
+    protocol::FrameHeader header;
+    Bytes body;
+    Now now;
+  };
+  /// An error here is an answer; one with the code protocol_error also ends the session.
+  using Handler = Result<void> (Dispatcher::*)(const Request&);
+  struct Entry {
+    protocol::Op op;
+    const char* name;
+    bool needs_hello;
+    Handler handler;
+  };
+  static const std::array<Entry, 15> kTable;
+
+  [[nodiscard]] Result<void> dispatch(SessionState& session, const Frame& frame);
+  Result<void> on_hello(const Request& request);
+  Result<void> on_ping(const Request& request);
+  Result<void> on_create(const Request& request);
+  Result<void> on_seal(const Request& request);
+  Result<void> on_attach(const Request& request);
+  Result<void> on_segment(const Request& request);
+  Result<void> on_release(const Request& request);
+  Result<void> on_cached(const Request& request);
+  Result<void> on_wait(const Request& request);
+  Result<void> on_cancel(const Request& request);
+  Result<void> on_abort(const Request& request);
+  Result<void> on_handover(const Request& request);
+  Result<void> on_reserved(const Request& request);
+
+  /// Carries out what the registry asked for, also what that leads to.
+  void run_effects();
+  void carry_out(Completion completion);
+  void carry_out(const AllocateSegment& effect);
+  void carry_out(const HardSealSegment& effect);
+  void carry_out(const FreeSegment& effect);
+  void carry_out(const EventRecord& effect);
+  void answer(const Completion& completion, const Error& error);
+  void answer(const Completion& completion, const Grant& grant);
+  void answer(const Completion& completion, const LoaderRole& role);
+  void answer(const Completion& completion, const Sealed& sealed);
+  void answer(const Completion& completion, const Waited& waited);
+  void answer(const Completion& completion, const Done& done);
+  void begin_reply(const Completion& completion);
+  void send_reply(SessionId session, DescriptorRef descriptor = {});
+  void send_error(SessionId session, const protocol::FrameHeader& header, const Error& error);
+
+  void make_room(std::uint32_t uid, std::uint64_t bytes);
+  [[nodiscard]] bool lacks_room(std::uint32_t uid, std::uint64_t array_bytes) const;
+  void cancel_orphaned_growths();
+  void retry_parked();
+  void check_after_request();
+
+  /// A create that lacks room while memory is on its way back: tried again when that has come.
+  struct Parked {
+    SessionId session = 0;
+    RequestId request = 0;
+    std::uint32_t uid = 0;
+    CreateSpec spec;
+  };
+
+  Registry& registry_;
+  SegmentStore& store_;
+  Outbox& outbox_;
+  const DaemonFacts facts_;
+  const Selfcheck selfcheck_;
+  std::unique_ptr<AdminPlane> admin_;
+  FrameWriter writer_;
+  Effects effects_;  // appended to by every registry call, emptied by run_effects()
+  bool running_effects_ = false;
+  std::unordered_map<std::uint64_t, ArrayId> growing_;  // allocations under way, by ticket
+  std::uint64_t last_ticket_ = 0;
+  std::vector<Parked> parked_;  // first come, first served
+  std::uint64_t requests_ = 0;
+};
+
+}  // namespace shmstore::server

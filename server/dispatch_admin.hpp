@@ -1,0 +1,82 @@
+#pragma once
+/// The admin plane: JSON documents in, JSON documents out. No JSON type shows here.
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "server/outbox.hpp"
+#include "server/registry.hpp"
+#include "server/segment_store.hpp"
+
+namespace shmstore::server {
+
+struct DaemonFacts;
+
+/// Checks an array's attrs: a JSON object within the limits. Returns its canonical text; "{}" for
+/// an empty text. Error: invalid_argument, text begins with "attrs:".
+[[nodiscard]] Result<std::string> canonical_attrs(std::string_view text);
+
+class AdminPlane {
+ public:
+  using Selfchecker = std::function<std::vector<std::string>()>;
+  /// All outlive this.
+  AdminPlane(Registry& registry, SegmentStore& store, Outbox& outbox, const DaemonFacts& facts,
+             Selfchecker selfcheck);
+
+  struct Request {
+    SessionId session = 0;
+    RequestId request = 0;
+    protocol::Op op = protocol::Op::list;
+    std::string_view body;
+    Now now;
+  };
+  /// The JSON text of the reply. An error with the code protocol_error (no JSON, no such
+  /// operation) also ends the session; any other is an answer.
+  [[nodiscard]] Result<std::string> answer(const Request& request, Effects& effects);
+
+  /// Tells the sessions that watch and may read it.
+  void publish(const EventRecord& record);
+  /// A watching session that missed events has room again.
+  void resume(SessionId session);
+  void end_session(SessionId session);
+
+ private:
+  struct Watcher {
+    SessionId session = 0;
+    RequestId request = 0;
+    std::string prefix;
+    std::optional<std::uint32_t> ns_uid;
+    bool lost = false;
+  };
+  struct Entry;
+  static const Entry* find(protocol::Op op);
+
+  class Context;
+  Result<std::string> on_list(Context& context);
+  Result<std::string> on_info(Context& context);
+  Result<std::string> on_holders(Context& context);
+  Result<std::string> on_status(Context& context);
+  Result<std::string> on_keep(Context& context);
+  Result<std::string> on_unkeep(Context& context);
+  Result<std::string> on_remove(Context& context);
+  Result<std::string> on_chmod(Context& context);
+  Result<std::string> on_metrics(Context& context);
+  Result<std::string> on_watch(Context& context);
+  Result<std::string> on_selfcheck(Context& context);
+  Result<std::string> on_gc(Context& context);
+  Result<std::string> on_quotas(Context& context);
+  [[nodiscard]] std::uint64_t pinned_bytes() const;
+
+  Registry& registry_;
+  SegmentStore& store_;
+  Outbox& outbox_;
+  const DaemonFacts& facts_;
+  const Selfchecker selfcheck_;
+  std::vector<Watcher> watchers_;
+};
+
+}  // namespace shmstore::server

@@ -1,0 +1,110 @@
+#include "server/log.hpp"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+
+namespace shmstore::server {
+namespace {
+
+std::atomic<LogLevel> level_in_force{LogLevel::info};
+
+/// Whether standard error is the journal: systemd says which device and inode that would be.
+bool is_journal() {
+  const char* stream = std::getenv("JOURNAL_STREAM");
+  struct stat status {};
+  if (stream == nullptr || ::fstat(STDERR_FILENO, &status) != 0) return false;
+  const std::string ours = std::to_string(status.st_dev) + ":" + std::to_string(status.st_ino);
+  return ours == stream;
+}
+
+/// syslog(3) priorities of our levels.
+constexpr std::array<std::string_view, 4> kJournalPrefix = {"<3>", "<4>", "<6>", "<7>"};
+
+bool is_plain(std::string_view text) {
+  for (char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte <= 0x20 || byte == 0x7f || c == '"' || c == '\\' || c == '=') return false;
+  }
+  return !text.empty();
+}
+
+/// A client can choose parts of what is logged: no line feed or escape sequence gets through.
+void append_quoted(std::string& line, std::string_view text) {
+  line += '"';
+  for (char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (c == '"' || c == '\\') {
+      line += '\\';
+      line += c;
+    } else if (byte < 0x20 || byte == 0x7f) {
+      std::array<char, 8> escape{};
+      (void)std::snprintf(escape.data(), escape.size(), "\\x%02x", static_cast<unsigned>(byte));
+      line += escape.data();
+    } else {
+      line += c;
+    }
+  }
+  line += '"';
+}
+
+}  // namespace
+
+std::string_view to_string(LogLevel level) noexcept {
+  switch (level) {
+    case LogLevel::error: return "error";
+    case LogLevel::warning: return "warning";
+    case LogLevel::info: return "info";
+    case LogLevel::debug: return "debug";
+  }
+  return "error";
+}
+
+std::optional<LogLevel> log_level_of(std::string_view text) noexcept {
+  for (LogLevel level : {LogLevel::error, LogLevel::warning, LogLevel::info, LogLevel::debug}) {
+    if (to_string(level) == text) return level;
+  }
+  return std::nullopt;
+}
+
+void set_log_level(LogLevel level) noexcept {
+  level_in_force.store(level);
+}
+
+bool log_enabled(LogLevel level) noexcept {
+  return level <= level_in_force.load();
+}
+
+std::string log_line(LogLevel level, std::string_view event,
+                     std::initializer_list<LogField> fields) {
+  std::string line(to_string(level));
+  line += ' ';
+  line += event;
+  for (const LogField& field : fields) {
+    line += ' ';
+    line += field.key;
+    line += '=';
+    if (is_plain(field.value)) {
+      line += field.value;
+    } else {
+      append_quoted(line, field.value);
+    }
+  }
+  return line;
+}
+
+void log(LogLevel level, std::string_view event, std::initializer_list<LogField> fields) {
+  if (!log_enabled(level)) return;
+  static const bool journal = is_journal();
+  std::string line;
+  if (journal) line += kJournalPrefix[static_cast<std::size_t>(level)];
+  line += log_line(level, event, fields);
+  line += '\n';
+  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, line.data(), line.size());
+}
+
+}  // namespace shmstore::server

@@ -1,0 +1,47 @@
+#pragma once
+/// One line per event to standard error: `info listening socket=/run/shmstore/socket pid=42`.
+/// Under journald (JOURNAL_STREAM names our standard error) each line begins with its `<N>` level.
+/// An error is logged once, where it is found, with the state that explains it.
+
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace shmstore::server {
+
+enum class LogLevel : std::uint8_t {
+  error = 0,
+  warning = 1,
+  info = 2,
+  debug = 3
+};
+
+[[nodiscard]] std::string_view to_string(LogLevel level) noexcept;
+[[nodiscard]] std::optional<LogLevel> log_level_of(std::string_view text) noexcept;
+
+/// One `key=value`; the value is quoted when it has spaces, quotes or control characters.
+struct LogField {
+  LogField(std::string_view name, std::string_view text) : key(name), value(text) {}
+  LogField(std::string_view name, const char* text) : key(name), value(text) {}
+  LogField(std::string_view name, const std::string& text) : key(name), value(text) {}
+  template <class Number>
+  requires std::is_arithmetic_v<Number> LogField(std::string_view name, Number number)
+      : key(name), value(std::to_string(number)) {}
+
+  std::string_view key;
+  std::string value;
+};
+
+void set_log_level(LogLevel level) noexcept;
+[[nodiscard]] bool log_enabled(LogLevel level) noexcept;
+
+/// Writes the line with one write(2); a log target that is gone or full is ignored. Any thread.
+void log(LogLevel level, std::string_view event, std::initializer_list<LogField> fields = {});
+
+/// The line without prefix and line feed; for tests.
+[[nodiscard]] std::string log_line(LogLevel level, std::string_view event,
+                                   std::initializer_list<LogField> fields);
+
+}  // namespace shmstore::server

@@ -1,0 +1,68 @@
+/// shmstored: exit code 0 clean stop, 1 could not start (the text says why), 2 usage.
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <string_view>
+
+#include "server/daemon.hpp"
+#include "server/log.hpp"
+#include "server/options.hpp"
+
+namespace {
+
+using namespace shmstore;
+using namespace shmstore::server;
+
+int fail(int code, const std::string& text) {
+  (void)std::fprintf(stderr, "shmstored: %s\n", text.c_str());
+  return code;
+}
+
+/// A client's child so far: nothing of that client's may live on in the daemon. Its standard error
+/// is the pipe on which the client waits.
+void leave_the_client() {
+  (void)::setsid();
+  (void)::close_range(3, ~0U, 0);
+  if (::chdir("/") != 0) log(LogLevel::warning, "cannot leave the working folder");
+}
+
+void close_standard_streams() {
+  const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+  if (null < 0) return;
+  for (int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) (void)::dup2(null, fd);
+  if (null > STDERR_FILENO) (void)::close(null);
+}
+
+int serve(int argc, char** argv) {
+  const ParsedOptions parsed = parse_options(argc, argv);
+  if (!parsed.options) return parsed.exit_code;
+  if (parsed.options->supervise) {
+    return fail(2, "--supervise comes with restart support, which this version does not have");
+  }
+  const char* variable = std::getenv("SHMSTORE_AUTOSTARTED");
+  const bool autostarted = variable != nullptr && std::string_view(variable) == "1";
+  if (autostarted) leave_the_client();
+  set_log_level(parsed.options->log_level);
+  (void)std::signal(SIGPIPE, SIG_IGN);
+  // Its default action would end the daemon whenever somebody opens a file under a lease probe.
+  (void)std::signal(SIGIO, SIG_IGN);
+  Result<std::unique_ptr<Daemon>> daemon = Daemon::start(*parsed.options, autostarted);
+  if (!daemon) return fail(1, daemon.error().text);
+  if (autostarted) close_standard_streams();
+  return (*daemon)->run();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return serve(argc, argv);
+  } catch (const std::exception& error) {
+    return fail(1, error.what());
+  }
+}

@@ -1,0 +1,270 @@
+/// Life of a segment: made and backed by pages (on the worker when that takes long) → live → given
+/// up by the registry (released) → nobody has a description of it, says the kernel (freeing) → its
+/// pages are back. It stays in `segments_`, and its owner charged, until the very end.
+///
+/// The original descriptor never leaves the process, and no page is punched while anybody could
+/// have the file mapped: whoever keeps a mapping sees the bytes it had.
+
+#include "server/memfd_store.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace shmstore::server {
+namespace {
+
+/// Work up to here is done at once: handing it over would cost more.
+constexpr std::uint64_t kInlineBytes = std::uint64_t{1} << 20U;
+constexpr std::uint64_t kSliceBytes = std::uint64_t{4} << 20U;
+constexpr std::uint64_t kHugeSliceBytes = std::uint64_t{8} << 20U;
+/// How much a growth adds before it asks again whether there is room.
+constexpr std::uint64_t kRoomCheckBytes = std::uint64_t{16} << 20U;
+
+std::string name_of(SegmentId id) {
+  return "segment " + std::to_string(id);
+}
+
+}  // namespace
+
+MemfdStore::MemfdStore(MemoryWorker& worker, Admission& admission, const LeaseProbe& probe,
+                       std::uint64_t segments_max)
+    : worker_(worker),
+      admission_(admission),
+      probe_(probe),
+      segments_max_(segments_max),
+      huge_pages_(huge_pages_in_force()) {}
+
+void MemfdStore::allocate(std::uint64_t ticket, std::uint32_t uid, std::uint64_t bytes,
+                          Allocated done) {
+  const std::uint64_t length = round_up(bytes, kPageBytes);
+  if (segments() >= segments_max_) {
+    return done(
+        make_error(ErrorCode::no_capacity, "segments: all " + std::to_string(segments_max_) +
+                                               " that the daemon has descriptors for are in use"));
+  }
+  if (Result<void> admitted = admission_.admit(length); !admitted) return done(admitted.error());
+  Result<UniqueFd> made = make_memfd(length);
+  if (!made) {
+    admission_.finish(length);
+    return done(made.error());
+  }
+  auto fd = std::make_shared<const UniqueFd>(std::move(*made));
+  if (length <= kInlineBytes) {
+    const Result<void> populated = populate(fd->get(), 0, length, huge_pages_);
+    admission_.finish(length);
+    if (!populated) return done(populated.error());
+    return done(add(std::move(fd), uid, length));
+  }
+  auto growth = std::make_shared<Growth>();
+  growth->fd = std::move(fd);
+  growth->bytes = length;
+  growths_.emplace(ticket, growth);
+  grow_on_worker(ticket, uid, std::move(growth), std::move(done));
+}
+
+void MemfdStore::grow_on_worker(std::uint64_t ticket, std::uint32_t uid,
+                                std::shared_ptr<Growth> growth, Allocated done) {
+  MemoryWorker::Job job;
+  job.kind = MemoryWorker::Kind::create;
+  job.uid = uid;
+  job.slice = [this, growth] { return grow_slice(*growth); };
+  job.done = [this, ticket, uid, growth, done = std::move(done)] {
+    growths_.erase(ticket);
+    admission_.finish(growth->bytes);
+    if (!growth->outcome) return done(growth->outcome.error());
+    done(add(growth->fd, uid, growth->bytes));
+  };
+  worker_.submit(std::move(job));
+}
+
+/// On the worker. True when the growth is complete or has failed; then its pages are gone again.
+bool MemfdStore::grow_slice(Growth& growth) const {
+  const std::uint64_t slice = huge_pages_ == HugePages::never ? kSliceBytes : kHugeSliceBytes;
+  const std::uint64_t bytes = std::min(slice, growth.bytes - growth.populated);
+  if (growth.cancelled.load()) {
+    growth.outcome = make_error(ErrorCode::no_capacity, "the allocation was given up");
+  } else if (growth.populated % kRoomCheckBytes == 0 && admission_.read_room().bytes < bytes) {
+    growth.outcome = make_error(ErrorCode::no_capacity,
+                                "memory: the " + admission_.read_room().bound +
+                                    " has run out of room while the array was pre-faulted");
+  } else {
+    growth.outcome = populate(growth.fd->get(), growth.populated, bytes, huge_pages_);
+  }
+  if (!growth.outcome) {
+    // Given back here, slice by slice, so that the event loop closes an empty file.
+    (void)punch(growth.fd->get(), 0, growth.bytes);
+    return true;
+  }
+  growth.populated += bytes;
+  return growth.populated == growth.bytes;
+}
+
+void MemfdStore::cancel(std::uint64_t ticket) {
+  const auto found = growths_.find(ticket);
+  if (found != growths_.end()) found->second->cancelled.store(true);
+}
+
+SegmentId MemfdStore::add(std::shared_ptr<const UniqueFd> fd, std::uint32_t uid,
+                          std::uint64_t bytes) {
+  segments_.emplace(++last_id_, Segment{std::move(fd), uid, bytes, Phase::live, false});
+  return last_id_;
+}
+
+Result<UniqueFd> MemfdStore::open(SegmentId id, bool writable) {
+  const auto found = segments_.find(id);
+  if (found == segments_.end() || found->second.phase != Phase::live) {
+    return make_error(ErrorCode::not_found, "this segment is gone");
+  }
+  Result<UniqueFd> fresh = reopen(found->second.fd->get(), writable);
+  if (fresh) probe_.prepare(fresh->get());
+  return fresh;
+}
+
+/// On the worker even for small ones: the kernel waits up to 150 ms for pages that a holder pins.
+void MemfdStore::seal_hard(SegmentId id, HardSealed done) {
+  const auto found = segments_.find(id);
+  if (found == segments_.end()) {
+    return done(make_error(ErrorCode::not_found, "this segment is gone"));
+  }
+  auto outcome = std::make_shared<Result<void>>();
+  MemoryWorker::Job job;
+  job.kind = MemoryWorker::Kind::create;
+  job.uid = found->second.uid;
+  job.slice = [fd = found->second.fd, outcome] {
+    *outcome = seal_against_writing(fd->get());
+    return true;
+  };
+  job.done = [this, id, outcome, done = std::move(done)] {
+    const auto sealed = segments_.find(id);
+    if (*outcome && sealed != segments_.end()) sealed->second.hard = true;
+    done(*outcome);
+  };
+  worker_.submit(std::move(job));
+}
+
+void MemfdStore::release(SegmentId id) {
+  const auto found = segments_.find(id);
+  if (found == segments_.end() || found->second.phase != Phase::live) return;
+  found->second.phase = Phase::released;
+  if (!start_freeing(id, found->second)) released_.push_back(id);
+}
+
+std::uint64_t MemfdStore::probe_released(std::size_t limit) {
+  std::uint64_t freed = 0;
+  for (std::size_t n = std::min(limit, released_.size()); n > 0; --n) {
+    const SegmentId id = released_.front();
+    released_.pop_front();
+    Segment& segment = segments_.at(id);
+    const std::uint64_t bytes = segment.bytes;
+    if (start_freeing(id, segment)) {
+      freed += bytes;
+    } else {
+      released_.push_back(id);
+    }
+  }
+  return freed;
+}
+
+/// True when nobody has the segment: it is gone, or on its way.
+bool MemfdStore::start_freeing(SegmentId id, Segment& segment) {
+  if (!probe_.is_free(segment.fd->get())) return false;
+  segment.phase = Phase::freeing;
+  if (segment.bytes <= kInlineBytes) {
+    forget(id);
+    return true;
+  }
+  freeing_bytes_ += segment.bytes;
+  struct Shrinking {
+    std::shared_ptr<const UniqueFd> fd;
+    std::uint64_t left = 0;
+  };
+  auto shrinking = std::make_shared<Shrinking>(Shrinking{std::move(segment.fd), segment.bytes});
+  MemoryWorker::Job job;
+  job.kind = MemoryWorker::Kind::free;
+  job.uid = segment.uid;
+  job.slice = [shrinking] {
+    const std::uint64_t bytes = std::min(kSliceBytes, shrinking->left);
+    shrinking->left -= bytes;
+    // A write-sealed file cannot be punched: closing it gives everything back in one go.
+    if (!punch(shrinking->fd->get(), shrinking->left, bytes)) shrinking->left = 0;
+    if (shrinking->left != 0) return false;
+    shrinking->fd.reset();
+    return true;
+  };
+  job.done = [this, id] {
+    freeing_bytes_ -= segments_.at(id).bytes;
+    forget(id);
+  };
+  worker_.submit(std::move(job));
+  return true;
+}
+
+void MemfdStore::forget(SegmentId id) {
+  segments_.erase(id);
+  if (on_freed_) on_freed_(id);
+}
+
+std::uint64_t MemfdStore::segment_bytes(SegmentId id) const {
+  const auto found = segments_.find(id);
+  return found == segments_.end() ? 0 : found->second.bytes;
+}
+
+std::uint64_t MemfdStore::segments() const {
+  return segments_.size() + growths_.size();
+}
+
+std::uint64_t MemfdStore::kernel_bytes() const {
+  std::uint64_t bytes = 0;
+  for (const auto& [id, segment] : segments_) {
+    if (segment.fd != nullptr) bytes += backed_bytes(segment.fd->get());
+  }
+  for (const auto& [ticket, growth] : growths_) bytes += backed_bytes(growth->fd->get());
+  return bytes;
+}
+
+std::uint64_t MemfdStore::slack_bytes() const {
+  // With huge pages the kernel may back the end of a file by more than it has bytes.
+  return huge_pages_ == HugePages::never ? 0 : segments() * kHugePageBytes;
+}
+
+std::vector<std::string> MemfdStore::selfcheck() const {
+  std::vector<std::string> problems;
+  const std::uint64_t slack = huge_pages_ == HugePages::never ? 0 : kHugePageBytes;
+  std::uint64_t released = 0;
+  for (const auto& [id, segment] : segments_) {
+    if (segment.phase == Phase::released) ++released;
+    if (segment.fd == nullptr) continue;  // the worker is giving it back
+    struct stat status {};
+    if (::fstat(segment.fd->get(), &status) != 0) {
+      problems.push_back(name_of(id) + ": its descriptor is not open");
+      continue;
+    }
+    if (static_cast<std::uint64_t>(status.st_size) != segment.bytes) {
+      problems.push_back(name_of(id) + ": has " + std::to_string(status.st_size) + " bytes, not " +
+                         std::to_string(segment.bytes));
+    }
+    if ((status.st_mode & 0777U) != 0600U) {
+      problems.push_back(name_of(id) + ": its mode is not 0600");
+    }
+    const auto backed = static_cast<std::uint64_t>(status.st_blocks) * 512;
+    if (backed > segment.bytes + slack) {
+      problems.push_back(name_of(id) + ": backed by " + std::to_string(backed) + " bytes, has " +
+                         std::to_string(segment.bytes));
+    }
+    const int seals = ::fcntl(segment.fd->get(), F_GET_SEALS);
+    const int wanted = F_SEAL_SHRINK | F_SEAL_GROW | (segment.hard ? F_SEAL_WRITE : 0);
+    if (seals < 0 || (seals & wanted) != wanted) {
+      problems.push_back(name_of(id) + ": seals are missing");
+    }
+  }
+  if (released != released_.size()) {
+    problems.push_back("released segments: " + std::to_string(released) + " exist, " +
+                       std::to_string(released_.size()) + " are probed");
+  }
+  return problems;
+}
+
+}  // namespace shmstore::server

@@ -1,0 +1,83 @@
+#pragma once
+/// The real SegmentStore: one memfd per segment.
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "server/admission.hpp"
+#include "server/lease_probe.hpp"
+#include "server/memfd.hpp"
+#include "server/memory_worker.hpp"
+#include "server/segment_store.hpp"
+
+namespace shmstore::server {
+
+class MemfdStore final : public SegmentStore {
+ public:
+  /// All outlive the store. `segments_max`: descriptors it may hold.
+  MemfdStore(MemoryWorker& worker, Admission& admission, const LeaseProbe& probe,
+             std::uint64_t segments_max);
+
+  void allocate(std::uint64_t ticket, std::uint32_t uid, std::uint64_t bytes,
+                Allocated done) override;
+  void cancel(std::uint64_t ticket) override;
+  Result<UniqueFd> open(SegmentId segment, bool writable) override;
+  void seal_hard(SegmentId segment, HardSealed done) override;
+  void release(SegmentId segment) override;
+  std::uint64_t probe_released(std::size_t limit) override;
+
+  [[nodiscard]] std::uint64_t segment_bytes(SegmentId segment) const override;
+  [[nodiscard]] std::uint64_t segments() const override;
+  [[nodiscard]] std::uint64_t pinned_segments() const override { return released_.size(); }
+  [[nodiscard]] std::uint64_t freeing_bytes() const override { return freeing_bytes_; }
+  [[nodiscard]] std::uint64_t kernel_bytes() const override;
+  [[nodiscard]] std::uint64_t slack_bytes() const override;
+  [[nodiscard]] std::vector<std::string> selfcheck() const override;
+
+ private:
+  enum class Phase : std::uint8_t {
+    live,      ///< → released
+    released,  ///< Nobody is entitled to it; somebody may map it → freeing
+    freeing,   ///< Nobody maps it; the worker gives its pages back → gone
+  };
+  struct Segment {
+    std::shared_ptr<const UniqueFd> fd;  ///< Shared with jobs on the worker.
+    std::uint32_t uid = 0;
+    std::uint64_t bytes = 0;
+    Phase phase = Phase::live;
+    bool hard = false;
+  };
+  /// One allocation on its way through the worker.
+  struct Growth {
+    std::shared_ptr<const UniqueFd> fd;
+    std::uint64_t bytes = 0;
+    std::uint64_t populated = 0;  // worker
+    Result<void> outcome;         // worker until done
+    std::atomic<bool> cancelled{false};
+  };
+
+  SegmentId add(std::shared_ptr<const UniqueFd> fd, std::uint32_t uid, std::uint64_t bytes);
+  void grow_on_worker(std::uint64_t ticket, std::uint32_t uid, std::shared_ptr<Growth> growth,
+                      Allocated done);
+  bool grow_slice(Growth& growth) const;
+  [[nodiscard]] bool start_freeing(SegmentId id, Segment& segment);
+  void forget(SegmentId id);
+
+  MemoryWorker& worker_;
+  Admission& admission_;
+  const LeaseProbe& probe_;
+  const std::uint64_t segments_max_;
+  const HugePages huge_pages_;
+  SegmentId last_id_ = 0;
+  std::unordered_map<SegmentId, Segment> segments_;
+  std::unordered_map<std::uint64_t, std::shared_ptr<Growth>> growths_;  // by ticket
+  std::deque<SegmentId> released_;                                      // asked longest ago first
+  std::uint64_t freeing_bytes_ = 0;
+};
+
+}  // namespace shmstore::server

@@ -1,0 +1,244 @@
+#include "server/session.hpp"
+
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <boost/asio/post.hpp>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "server/log.hpp"
+
+namespace shmstore::server {
+namespace {
+
+namespace asio = boost::asio;
+
+constexpr int kFramesPerWakeMax = 16;
+constexpr std::size_t kQueueBytesMax = std::size_t{1} << 20U;
+/// Events stop here, so that replies still have room.
+constexpr std::size_t kEventQueueBytesMax = std::size_t{256} << 10U;
+/// What is thrown away at most when a connection closes; bounded by the socket's own buffer.
+constexpr int kDrainedFramesMax = 4096;
+
+}  // namespace
+
+ClientSession::ClientSession(SessionContext& context, SessionId id, UniqueFd socket,
+                             UniqueFd process, std::optional<Error> refusal)
+    : context_(context),
+      state_{id, 0, false},
+      refusal_(std::move(refusal)),
+      socket_(context.io, asio::generic::seq_packet_protocol(AF_UNIX, 0), socket.get()),
+      process_(context.io) {
+  (void)socket.release();
+  if (process.valid()) process_.assign(process.release());
+}
+
+void ClientSession::start() {
+  wait_readable();
+  if (!process_.is_open()) return;
+  process_.async_wait(asio::posix::stream_descriptor::wait_read,
+                      [self = shared_from_this()](const boost::system::error_code& error) {
+                        if (error || self->closed_) return;
+                        self->context_.end(self->id(), "process ended");
+                        self->context_.after_work();
+                      });
+}
+
+void ClientSession::close() {
+  if (closed_) return;
+  closed_ = true;
+  if (watched_) context_.writable.remove(socket_.native_handle());
+  // Unread requests in a socket that closes would turn the replies before them into ECONNRESET.
+  (void)::shutdown(socket_.native_handle(), SHUT_RDWR);
+  for (int n = 0; n < kDrainedFramesMax; ++n) {
+    std::byte ignored{};
+    if (::recv(socket_.native_handle(), &ignored, 1, MSG_DONTWAIT) <= 0) break;
+  }
+  boost::system::error_code ignored;
+  socket_.close(ignored);
+  process_.close(ignored);
+  queue_.clear();
+  queue_bytes_ = 0;
+}
+
+// -- reading --------------------------------------------------------------------------------------
+
+void ClientSession::wait_readable() {
+  socket_.async_wait(asio::socket_base::wait_read,
+                     [self = shared_from_this()](const boost::system::error_code& error) {
+                       if (!error && !self->closed_) self->on_readable();
+                     });
+}
+
+void ClientSession::on_readable() {
+  for (int n = 0; n < kFramesPerWakeMax; ++n) {
+    if (!read_one()) break;
+  }
+  context_.after_work();
+  if (closed_ || failed_) return;
+  if (queue_.empty()) {
+    wait_readable();
+  } else {
+    paused_ = true;
+  }
+}
+
+bool ClientSession::read_one() {
+  iovec part{context_.buffer.data(), context_.buffer.size()};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  // No room for control data: the kernel closes descriptors that come along and says MSG_CTRUNC.
+  const ssize_t got = ::recvmsg(socket_.native_handle(), &message, MSG_DONTWAIT);
+  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return false;
+  if (got <= 0) {
+    context_.end(id(), got == 0 ? "closed" : std::strerror(errno));
+    return false;
+  }
+  const Bytes bytes(context_.buffer.data(), static_cast<std::size_t>(got));
+  if (refusal_) {
+    context_.dispatcher.refuse(id(), bytes, *refusal_);
+    violate("refused");
+    return false;
+  }
+  if ((message.msg_flags & MSG_CTRUNC) != 0) {
+    context_.dispatcher.refuse(
+        id(), bytes, make_error(ErrorCode::protocol_error, "clients must not send descriptors"));
+    violate("sent a descriptor");
+    return false;
+  }
+  if (!context_.dispatcher.handle(state_, bytes, (message.msg_flags & MSG_TRUNC) != 0)) {
+    violate("protocol violation");
+    return false;
+  }
+  return !closed_ && !failed_ && queue_.empty();
+}
+
+/// Closes although the queue may not be empty: who breaks the protocol and does not read its error
+/// either is owed nothing.
+void ClientSession::violate(std::string_view reason) {
+  context_.end(id(), reason);
+}
+
+// -- writing --------------------------------------------------------------------------------------
+
+void ClientSession::send(Bytes frame, DescriptorRef descriptor) {
+  if (closed_ || failed_) return;
+  if (!queue_.empty() || flushing_) return enqueue(frame, descriptor);
+  switch (try_send(frame, descriptor)) {
+    case Sent::yes: break;
+    case Sent::not_now: enqueue(frame, descriptor); break;
+    case Sent::never: fail("cannot be written to"); break;
+  }
+}
+
+bool ClientSession::offer(Bytes frame) {
+  if (queue_bytes_ + frame.size() > kEventQueueBytesMax) {
+    events_missed_ = true;
+    return false;
+  }
+  send(frame, {});
+  return true;
+}
+
+ClientSession::Sent ClientSession::try_send(Bytes frame, DescriptorRef descriptor) {
+  if (descriptor.segment == 0) return send_message(frame, -1);
+  if (descriptor_unread()) return Sent::not_now;
+  Result<UniqueFd> opened = context_.store.open(descriptor.segment, descriptor.writable);
+  if (!opened) {
+    const auto instead = context_.dispatcher.descriptor_failed(id(), frame, opened.error());
+    return send_message(instead, -1);
+  }
+  const Sent sent = send_message(frame, opened->get());
+  if (sent == Sent::yes) descriptor_sent_ = true;
+  return sent;
+}
+
+ClientSession::Sent ClientSession::send_message(Bytes frame, int descriptor) {
+  iovec part{const_cast<std::byte*>(frame.data()), frame.size()};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int))> control{};
+  if (descriptor >= 0) {
+    message.msg_control = control.data();
+    message.msg_controllen = control.size();
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof descriptor);
+    std::memcpy(CMSG_DATA(header), &descriptor, sizeof descriptor);
+  }
+  ssize_t sent = 0;
+  do {
+    sent = ::sendmsg(socket_.native_handle(), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+  } while (sent < 0 && errno == EINTR);
+  if (sent >= 0) return Sent::yes;
+  return errno == EAGAIN ? Sent::not_now : Sent::never;
+}
+
+/// Bytes that the peer has not read yet. While the kernel tells that the last message was taken it
+/// still counts one.
+bool ClientSession::descriptor_unread() {
+  if (!descriptor_sent_) return false;
+  int unread = 0;
+  descriptor_sent_ = ::ioctl(socket_.native_handle(), SIOCOUTQ, &unread) == 0 && unread > 1;
+  return descriptor_sent_;
+}
+
+void ClientSession::enqueue(Bytes frame, DescriptorRef descriptor) {
+  if (queue_bytes_ + frame.size() > kQueueBytesMax) return fail("does not read its replies");
+  queue_.push_back({{frame.begin(), frame.end()}, descriptor});
+  queue_bytes_ += frame.size();
+  if (watched_) return;
+  watched_ = context_.writable.add(socket_.native_handle(), id());
+  if (!watched_) fail("cannot be watched");
+}
+
+void ClientSession::on_writable() {
+  if (closed_ || failed_) return;
+  flush();
+  if (closed_ || failed_ || !queue_.empty()) return;
+  context_.writable.remove(socket_.native_handle());
+  watched_ = false;
+  if (std::exchange(events_missed_, false)) context_.dispatcher.resume_watch(id());
+  if (queue_.empty() && std::exchange(paused_, false)) wait_readable();
+}
+
+void ClientSession::flush() {
+  flushing_ = true;
+  while (!queue_.empty() && !failed_ && !closed_) {
+    // Taken out first: sending may lead to more frames for this session.
+    Queued next = std::move(queue_.front());
+    queue_.pop_front();
+    queue_bytes_ -= next.frame.size();
+    const Sent sent = try_send(next.frame, next.descriptor);
+    if (sent == Sent::yes) continue;
+    if (sent == Sent::never) {
+      fail("cannot be written to");
+    } else {
+      queue_bytes_ += next.frame.size();
+      queue_.push_front(std::move(next));
+    }
+    break;
+  }
+  flushing_ = false;
+}
+
+/// Not at once: this may come out of the middle of the effects of another session's request.
+void ClientSession::fail(std::string_view reason) {
+  if (std::exchange(failed_, true)) return;
+  queue_.clear();
+  queue_bytes_ = 0;
+  asio::post(context_.io, [self = shared_from_this(), reason] {
+    if (self->closed_) return;
+    self->context_.end(self->id(), reason);
+    self->context_.after_work();
+  });
+}
+
+}  // namespace shmstore::server

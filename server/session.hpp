@@ -1,0 +1,102 @@
+#pragma once
+/// One connected client, as the event loop sees it (to the registry a session is a number and what
+/// it holds): its socket, its process, its outgoing queue.
+///
+/// Reading: frames go to the dispatcher as they come, a bounded number per wake-up, so that nobody
+/// waits behind a client that floods. While the outgoing queue holds anything no frame is read:
+/// who does not take replies gets no further.
+/// Writing: straight to the socket; what does not fit waits in the queue, in order. A frame with a
+/// descriptor also waits while an earlier one is unread (descriptors on their way count against
+/// the daemon's limit). A queue over its limit ends the session.
+/// The end: EOF, a protocol violation, or the connecting process's end, whichever is seen first.
+
+#include <boost/asio/generic/seq_packet_protocol.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <cstddef>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "server/dispatch.hpp"
+#include "server/outbox.hpp"
+#include "server/unique_fd.hpp"
+#include "server/writable_poll.hpp"
+
+namespace shmstore::server {
+
+/// What all sessions share; outlives them.
+struct SessionContext {
+  boost::asio::io_context& io;
+  Dispatcher& dispatcher;
+  SegmentStore& store;
+  WritablePoll& writable;
+  /// Ends a session: takes it from the table, closes it, tells the dispatcher.
+  std::function<void(SessionId, std::string_view reason)> end;
+  /// After frames have been handled: timers may have to be set.
+  std::function<void()> after_work;
+  /// One message is handled at a time, so one buffer serves all.
+  std::vector<std::byte> buffer = std::vector<std::byte>(protocol::kFrameBytesMax);
+};
+
+class ClientSession : public std::enable_shared_from_this<ClientSession> {
+ public:
+  /// `process`: a pidfd, or none. `refusal`: what to answer to the first frame before closing.
+  ClientSession(SessionContext& context, SessionId id, UniqueFd socket, UniqueFd process,
+                std::optional<Error> refusal);
+
+  void start();
+  void send(Bytes frame, DescriptorRef descriptor);
+  /// False: not taken, the queue is too long.
+  bool offer(Bytes frame);
+  /// The peer has read something.
+  void on_writable();
+  /// Twice is fine.
+  void close();
+
+  [[nodiscard]] SessionId id() const noexcept { return state_.id; }
+  [[nodiscard]] bool greeted() const noexcept { return state_.greeted; }
+
+ private:
+  enum class Sent {
+    yes,
+    not_now,
+    never
+  };
+  struct Queued {
+    std::vector<std::byte> frame;
+    DescriptorRef descriptor;
+  };
+
+  void wait_readable();
+  void on_readable();
+  /// False: no further frame is to be read now.
+  bool read_one();
+  void violate(std::string_view reason);
+  Sent try_send(Bytes frame, DescriptorRef descriptor);
+  Sent send_message(Bytes frame, int descriptor);
+  [[nodiscard]] bool descriptor_unread();
+  void enqueue(Bytes frame, DescriptorRef descriptor);
+  void flush();
+  void fail(std::string_view reason);
+
+  SessionContext& context_;
+  SessionState state_;
+  const std::optional<Error> refusal_;
+  boost::asio::generic::seq_packet_protocol::socket socket_;
+  boost::asio::posix::stream_descriptor process_;
+  std::deque<Queued> queue_;
+  std::size_t queue_bytes_ = 0;
+  bool descriptor_sent_ = false;  // may still be unread
+  bool watched_ = false;          // by the WritablePoll
+  bool flushing_ = false;
+  bool paused_ = false;  // not reading, the queue is not empty
+  bool events_missed_ = false;
+  bool failed_ = false;  // its end is on the way
+  bool closed_ = false;
+};
+
+}  // namespace shmstore::server
