@@ -47,6 +47,7 @@ Lease::~Lease() {
   const bool had = std::exchange(held_, false);
   if (!had) return;
   const Op op = drops ? Op::abort : Op::release;
+  const Access granted = granted_access();
   pass_kill_point(op, Step::before_unmap);
   forget_map();
   pass_kill_point(op, Step::after_unmap);
@@ -54,8 +55,13 @@ Lease::~Lease() {
   if (drops) {
     connection_->abort(id_);
   } else {
-    connection_->release(id_, access_);
+    connection_->release(id_, granted);
   }
+}
+
+/// A seal by another handle of this process has made the write lease a read lease.
+Access Lease::granted_access() const noexcept {
+  return access_ == Access::write && map_.is_sealed() ? Access::read : access_;
 }
 
 SegmentView Lease::view() const noexcept {
@@ -158,11 +164,12 @@ Result<void> Lease::release() {
   const bool drops = is_draft_creator();
   held_ = false;
   const Op op = drops ? Op::abort : Op::release;
+  const Access granted = granted_access();
   pass_kill_point(op, Step::before_unmap);
   forget_map();
   pass_kill_point(op, Step::after_unmap);
   if (inherited() || !connection_->alive()) return {};
-  return connection_->give_back(id_, access_, drops);
+  return connection_->give_back(id_, granted, drops);
 }
 
 Result<void> Lease::handover() {

@@ -70,6 +70,7 @@ class Lease {
   Result<void> harden(const SealOptions& options);
   Result<void> send_seal(bool hard, const SealOptions& options);
   Result<void> handover_inherited();
+  Access granted_access() const noexcept;
   SegmentView view() const noexcept;
 
   std::shared_ptr<State> state_;

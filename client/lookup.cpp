@@ -53,7 +53,10 @@ Opened open_system(const Candidate& candidate, const Interrupted& interrupted) {
     Opened opened = open_session(candidate, interrupted);
     if (opened.problem != OpenProblem::refused) return opened;
     if (std::chrono::steady_clock::now() >= deadline) return opened;
-    if (!pause_for(kSystemPause, interrupted)) return opened;
+    if (pause_for(kSystemPause, interrupted)) continue;
+    opened.problem = OpenProblem::other;
+    opened.error = interrupted_error();
+    return opened;
   }
 }
 

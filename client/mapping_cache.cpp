@@ -133,12 +133,13 @@ MapOutcome mmap_problem() noexcept {
 }  // namespace
 
 struct Mapping {
-  Key key;
-  void* base = nullptr;
-  std::size_t bytes = 0;
-  std::size_t references = 1;
-  bool shown = false;
-  bool is_private = false;  ///< Guarded by the holder: a handle belongs to one thread at a time.
+  const Key key;
+  void* const base;
+  const std::size_t bytes;
+  std::size_t references = 1;  ///< Guarded by the cache's mutex.
+  bool shown = false;          ///< Likewise.
+  std::atomic<bool> is_private{false};
+  std::atomic<bool> is_sealed{false};
 };
 
 struct MappingCache::Impl {
@@ -188,6 +189,14 @@ bool MapRef::writes_through() const noexcept {
   return mapping_ != nullptr && mapping_->key.access == Access::write && !mapping_->is_private;
 }
 
+void MapRef::mark_sealed() noexcept {
+  if (mapping_ != nullptr) mapping_->is_sealed.store(true, std::memory_order_relaxed);
+}
+
+bool MapRef::is_sealed() const noexcept {
+  return mapping_ != nullptr && mapping_->is_sealed.load(std::memory_order_relaxed);
+}
+
 std::size_t MapRef::bytes() const noexcept {
   return mapping_ == nullptr ? 0 : mapping_->bytes;
 }
@@ -231,7 +240,7 @@ MapOutcome MappingCache::install(const SegmentView& view, OwnedFd taken) noexcep
 
   void* const base = map_file(view, fd.get(), protection(view.access), is_private);
   if (base == MAP_FAILED) return mmap_problem();
-  auto* mapping = new (std::nothrow) Mapping{key, base, view.segment_bytes, 1, false, false};
+  auto* mapping = new (std::nothrow) Mapping{key, base, view.segment_bytes};
   if (mapping == nullptr) {
     munmap(base, view.segment_bytes);
     return problem(MapProblem::no_memory);

@@ -31,6 +31,10 @@ class MapRef {
   [[nodiscard]] std::size_t bytes() const noexcept;
   /// True when a write through it reaches the segment.
   [[nodiscard]] bool writes_through() const noexcept;
+  /// Tells all holders of a writable map that this process has sealed the array: their write
+  /// leases are read leases from then on.
+  void mark_sealed() noexcept;
+  [[nodiscard]] bool is_sealed() const noexcept;
   void reset() noexcept;
 
  private:

@@ -77,6 +77,7 @@ Result<void> Lease::send_seal(bool hard, const SealOptions& options) {
   array_state_ = shmstore::State::sealed;
   access_ = Access::read;
   creator_ = false;
+  map_.mark_sealed();
   MappingCache::instance().hide(map_);
   return done;
 }
