@@ -1,0 +1,173 @@
+/// What the registry asked for, carried out: replies, memory, seals, events.
+
+#include <algorithm>
+#include <cstring>
+#include <iterator>
+#include <utility>
+
+#include "server/dispatch.hpp"
+#include "server/dispatch_admin.hpp"
+#include "server/log.hpp"
+
+namespace shmstore::server {
+
+using namespace protocol;
+
+void Dispatcher::run_effects() {
+  if (running_effects_) return;
+  running_effects_ = true;
+  // By index and moved out first: carrying one out may append more.
+  for (std::size_t next = 0; next < effects_.size(); ++next) {
+    Effect effect = std::move(effects_[next]);
+    std::visit([this](auto&& one) { carry_out(std::move(one)); }, std::move(effect));
+  }
+  effects_.clear();
+  running_effects_ = false;
+}
+
+void Dispatcher::carry_out(Completion completion) {
+  std::visit([this, &completion](const auto& result) { answer(completion, result); },
+             completion.result);
+}
+
+void Dispatcher::carry_out(const AllocateSegment& effect) {
+  const std::uint64_t ticket = ++last_ticket_;
+  growing_.emplace(ticket, effect.id);
+  store_.allocate(ticket, effect.uid, effect.bytes,
+                  [this, ticket, id = effect.id](Result<SegmentId> segment) {
+                    growing_.erase(ticket);
+                    registry_.segment_ready(id, std::move(segment), read_clock(), effects_);
+                    run_effects();
+                  });
+}
+
+void Dispatcher::carry_out(const HardSealSegment& effect) {
+  store_.seal_hard(effect.segment, [this, id = effect.id](Result<void> sealed) {
+    registry_.hard_sealed(id, std::move(sealed), read_clock(), effects_);
+    run_effects();
+  });
+}
+
+void Dispatcher::carry_out(const FreeSegment& effect) {
+  store_.release(effect.segment);
+}
+
+void Dispatcher::carry_out(const EventRecord& effect) {
+  admin_->publish(effect);
+}
+
+// -- replies --------------------------------------------------------------------------------------
+
+void Dispatcher::begin_reply(const Completion& completion) {
+  writer_.begin(completion.op, completion.request);
+}
+
+void Dispatcher::answer(const Completion& completion, const Error& error) {
+  FrameHeader header;
+  header.op = static_cast<std::uint16_t>(completion.op);
+  header.request = completion.request;
+  send_error(completion.session, header, error);
+}
+
+void Dispatcher::answer(const Completion& completion, const Grant& grant) {
+  const std::optional<ArrayView> array = registry_.find(grant.id);
+  if (!array) {
+    return answer(completion, make_error(ErrorCode::internal, "a granted array is gone"));
+  }
+  ArrayBody body;
+  body.id = array->id.raw;
+  body.segment = array->segment;
+  body.bytes = array->bytes;
+  body.segment_bytes = array->segment == 0 ? 0 : store_.segment_bytes(array->segment);
+  body.version = array->version;
+  body.owner_uid = array->uid;
+  body.ns_uid = array->ns_uid;
+  body.name_bytes = static_cast<std::uint16_t>(array->name.size());
+  body.dtype_bytes = static_cast<std::uint16_t>(array->dtype.size());
+  body.perms = array->perms;
+  body.options = array->kept ? kArrayKept : std::uint16_t{0};
+  body.state = static_cast<std::uint8_t>(array->state);
+  body.access = static_cast<std::uint8_t>(grant.access);
+  body.order = static_cast<std::uint8_t>(array->order);
+  body.ndim = static_cast<std::uint8_t>(array->shape.size());
+  body.seal = static_cast<std::uint8_t>(array->seal);
+  const bool descriptor = grant.send_descriptor && array->segment != 0;
+  writer_.begin(completion.op, completion.request, 0,
+                descriptor ? kFlagDescriptor : std::uint16_t{0});
+  writer_.put(body);
+  writer_.put_bytes(array->shape.data(), array->shape.size_bytes());
+  writer_.put_text(array->name);
+  writer_.put_text(array->dtype);
+  send_reply(completion.session, descriptor
+                                     ? DescriptorRef{array->segment, grant.access == Access::write}
+                                     : DescriptorRef{});
+}
+
+void Dispatcher::answer(const Completion& completion, const LoaderRole&) {
+  ArrayBody body;
+  body.role = static_cast<std::uint8_t>(Role::loader);
+  begin_reply(completion);
+  writer_.put(body);
+  send_reply(completion.session);
+}
+
+void Dispatcher::answer(const Completion& completion, const Sealed& sealed) {
+  SealReply reply;
+  reply.id = sealed.id.raw;
+  reply.version = sealed.version;
+  reply.state = static_cast<std::uint8_t>(sealed.state);
+  reply.seal = static_cast<std::uint8_t>(sealed.seal);
+  begin_reply(completion);
+  writer_.put(reply);
+  send_reply(completion.session);
+}
+
+void Dispatcher::answer(const Completion& completion, const Waited& waited) {
+  WaitReply reply;
+  reply.id = waited.id.raw;
+  reply.version = waited.version;
+  reply.state = static_cast<std::uint8_t>(waited.state);
+  begin_reply(completion);
+  writer_.put(reply);
+  send_reply(completion.session);
+}
+
+void Dispatcher::answer(const Completion& completion, const Done&) {
+  begin_reply(completion);
+  send_reply(completion.session);
+}
+
+std::vector<std::byte> Dispatcher::descriptor_failed(SessionId session, Bytes frame,
+                                                     const Error& error) {
+  FrameHeader header;
+  ArrayBody body;
+  (void)read_header(frame, header);
+  if (frame.size() >= sizeof header + sizeof body) {
+    std::memcpy(&body, frame.data() + sizeof header, sizeof body);
+  }
+  log(LogLevel::warning, "descriptor not sent",
+      {{"session", session}, {"id", body.id}, {"text", error.text}});
+  // The answer to this release is ours, not the client's: an effects list of its own.
+  if (header.op != static_cast<std::uint16_t>(Op::segment)) {
+    Effects effects;
+    registry_.release(session, header.request, ArrayId{body.id}, static_cast<Access>(body.access),
+                      1, read_clock(), effects);
+    std::erase_if(effects, [&](const Effect& effect) {
+      const auto* completion = std::get_if<Completion>(&effect);
+      return completion != nullptr && completion->op == Op::release &&
+             completion->session == session && completion->request == header.request;
+    });
+    std::move(effects.begin(), effects.end(), std::back_inserter(effects_));
+    run_effects();
+  }
+  FrameWriter writer;
+  write_error(writer, header, error);
+  const Bytes written = writer.frame();
+  return {written.begin(), written.end()};
+}
+
+void Dispatcher::resume_watch(SessionId session) {
+  admin_->resume(session);
+}
+
+}  // namespace shmstore::server
