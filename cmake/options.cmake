@@ -10,7 +10,7 @@ target_link_libraries(shmstore_options INTERFACE Threads::Threads)
 target_compile_options(shmstore_options INTERFACE
   -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wdouble-promotion
   -Wold-style-cast -Wuseless-cast -Wcast-qual -Wcast-align -Wnon-virtual-dtor
-  -Woverloaded-virtual -Wunused -Wnull-dereference -Wformat=2 -Wimplicit-fallthrough
+  -Woverloaded-virtual -Wunused -Wformat=2 -Wimplicit-fallthrough
   -Wmissing-declarations -Wextra-semi -Wvla -Werror=switch -Werror=return-type
   -fstack-protector-strong)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
@@ -33,8 +33,8 @@ endif()
 if(SHMSTORE_SANITIZE)
   target_compile_options(shmstore_options INTERFACE
     "-fsanitize=${SHMSTORE_SANITIZE}" -fno-omit-frame-pointer -fno-sanitize-recover=all
-    # Instrumented code makes the optimiser see null and overflow paths that cannot be taken.
-    -Wno-null-dereference -Wno-maybe-uninitialized -Wno-stringop-overflow -Wno-array-bounds)
+    # Instrumented code makes the optimiser see paths that cannot be taken.
+    -Wno-maybe-uninitialized -Wno-stringop-overflow -Wno-array-bounds)
   target_link_options(shmstore_options INTERFACE "-fsanitize=${SHMSTORE_SANITIZE}")
   if(SHMSTORE_SANITIZE MATCHES "thread")
     # Asio and the standard library use fences, which TSan of GCC 12 warns that it cannot follow.
