@@ -28,13 +28,13 @@ constexpr std::size_t kPingBytes = 64;
   ::_exit(0);
 }
 
-const std::vector<int>& allowed() {
-  static const std::vector<int> processors = [] {
+const std::vector<std::size_t>& allowed() {
+  static const std::vector<std::size_t> processors = [] {
     cpu_set_t set;
     CPU_ZERO(&set);
     ::sched_getaffinity(0, sizeof set, &set);
-    std::vector<int> found;
-    for (int i = 0; i < CPU_SETSIZE; ++i) {
+    std::vector<std::size_t> found;
+    for (std::size_t i = 0; i < CPU_SETSIZE; ++i) {
       if (CPU_ISSET(i, &set)) found.push_back(i);
     }
     return found;
@@ -96,14 +96,14 @@ std::size_t processors() { return allowed().size(); }
 bool pin(pid_t pid, std::size_t processor) {
   cpu_set_t set;
   CPU_ZERO(&set);
-  CPU_SET(static_cast<std::size_t>(allowed().at(processor)), &set);
+  CPU_SET(allowed().at(processor), &set);
   return bind_all(pid, set);
 }
 
 bool unpin(pid_t pid) {
   cpu_set_t set;
   CPU_ZERO(&set);
-  for (int processor : allowed()) CPU_SET(static_cast<std::size_t>(processor), &set);
+  for (std::size_t processor : allowed()) CPU_SET(processor, &set);
   return bind_all(pid, set);
 }
 

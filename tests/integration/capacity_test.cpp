@@ -135,7 +135,7 @@ TEST_CASE("capacity: more connections than descriptors are refused or wait, nobo
     EXPECT_OK(client.info("x"));
     EXPECT_OK(client.attach_any("x"));
   }
-  EXPECT_OK(Client(daemon.connect()).info("x"));
+  EXPECT_OK(daemon.connect().info("x"));
   CHECK(wait_until([&] { return client.status().value().sessions == 1; }));
   CHECK(daemon.selfcheck() == "");
 }

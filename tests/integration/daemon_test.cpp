@@ -92,7 +92,7 @@ TEST_CASE("daemon: a second one on the same socket is refused, the first goes on
   CHECK(second.code == 1);
   CHECK_MESSAGE(contains(second.text, daemon.socket()), second.text);
   EXPECT_OK(client.ping());
-  EXPECT_OK(Client(daemon.connect()).ping());
+  EXPECT_OK(daemon.connect().ping());
 }
 
 TEST_CASE("daemon: a stale socket is replaced; any other file is left alone") {
@@ -101,7 +101,7 @@ TEST_CASE("daemon: a stale socket is replaced; any other file is left alone") {
   daemon.kill();
   CHECK(std::filesystem::exists(daemon.socket()));
   daemon.start();
-  EXPECT_OK(Client(daemon.connect()).ping());
+  EXPECT_OK(daemon.connect().ping());
 
   const TempDir folder;
   leave_stale_socket(folder.file("stale"));
@@ -209,7 +209,7 @@ TEST_CASE("daemon: --idle-exit ends it once nothing is held, and not before") {
     return daemon.process().ended() || std::chrono::steady_clock::now() > idle_since + 2s;
   }));
   CHECK(!daemon.process().ended());  // a kept array
-  EXPECT_OK(Client(daemon.connect()).remove("kept"));
+  EXPECT_OK(daemon.connect().remove("kept"));
   CHECK(daemon.process().wait() == 0);
   CHECK(!std::filesystem::exists(daemon.socket()));
   CHECK(daemon.stop() == 0);

@@ -137,7 +137,7 @@ TEST_CASE("seal: a forked child that maps the draft writable makes a hard seal b
   child.wait();
   SealOptions options = hard_seal();
   CHECK(wait_until([&] { return draft->seal(options).has_value(); }));
-  CHECK(only_byte(Client(daemon.connect()).attach_any("x").value()) == 1);
+  CHECK(only_byte(daemon.connect().attach_any("x").value()) == 1);
 }
 
 TEST_CASE("seal: mutable arrays are shared at once and can be sealed") {
