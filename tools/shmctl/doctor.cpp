@@ -155,17 +155,25 @@ void add_daemon_checks(Client& client, std::vector<Check>& checks) {
 }
 
 void print_checks(const std::vector<Check>& checks) {
+  constexpr int kTextColumn = 20;  // After the level and what was looked at.
+  const std::string indent(kTextColumn, ' ');
+  const std::string arrow = utf8_wanted() ? "→ " : "> ";
   const bool colour = colour_wanted(stdout);
+  const int width = terminal_columns() == 0 ? 0 : std::max(terminal_columns() - kTextColumn, 40);
   for (const Check& check : checks) {
     const Style style = check.level == Level::ok     ? Style::green
                         : check.level == Level::warn ? Style::yellow
                                                      : Style::red;
     std::string level(to_string(check.level));
     level.resize(4, ' ');
-    std::string what = check.what;
-    what.resize(14, ' ');
-    say(paint(style, level, colour) + "  " + what + check.text);
-    if (!check.advice.empty()) say("                    → " + check.advice);
+    std::string head = paint(style, level, colour) + "  " + check.what;
+    head.append(kTextColumn - 6 - check.what.size(), ' ');
+    for (const std::string& line : wrapped(check.text, width)) {
+      say(head + line);
+      head = indent;
+    }
+    // Not broken: it may be a command to copy.
+    if (!check.advice.empty()) say(indent + paint(Style::cyan, arrow + check.advice, colour));
   }
 }
 

@@ -261,8 +261,10 @@ std::optional<std::int64_t> count_of(const Moment& moment, const TimeUnit& unit)
 /// A count of the dtype's unit, "NaT", or for datetime64 a date.
 std::optional<Bytes> time_value(std::string_view text, std::string_view unit_text, bool dates) {
   if (text == "NaT") return bytes_of(kNotATime);
-  if (const auto count = number<std::int64_t>(text)) return bytes_of(*count);
+  // Four digits are a year, as numpy has it.
   const std::optional<Moment> moment = dates ? moment_of(text) : std::nullopt;
+  const std::optional<std::int64_t> plain_count = number<std::int64_t>(text);
+  if (!moment && plain_count) return bytes_of(*plain_count);
   if (!moment || unit_text.size() < 3) return std::nullopt;
   std::string_view body = unit_text.substr(1, unit_text.size() - 2);
   std::int64_t multiple = 1;

@@ -13,7 +13,7 @@ namespace shmctl {
 
 /// The bytes of one item of `dtype` with the value that `text` says:
 ///   bool true, false, 1, 0 · integers -7 · floats 0.5, inf, nan · complex 1+2j
-///   datetime64 2024-05-01T12:00, NaT or a count of its unit · timedelta64 a count, NaT
+///   datetime64 2024, 2024-05-01T12:00, NaT or a count of its unit · timedelta64 a count, NaT
 ///   S and U: the text itself · V and structured: 0 only
 /// Errors: invalid_argument, text begins with "fill:".
 [[nodiscard]] shmstore::Result<std::vector<std::byte>> parse_fill(const shmstore::Dtype& dtype,

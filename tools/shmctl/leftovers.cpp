@@ -7,6 +7,7 @@
 #include <chrono>
 #include <set>
 #include <thread>
+#include <utility>
 
 #include "connect.hpp"
 #include "dtype_names.hpp"
@@ -17,7 +18,6 @@ namespace shmctl {
 
 using shmstore::ArrayInfo;
 using shmstore::Client;
-using shmstore::StoreStatus;
 
 namespace {
 
@@ -67,30 +67,58 @@ Result<bool> holders_alive(Client& client, const std::vector<ArrayInfo>& arrays)
   return true;
 }
 
+/// The numbers of `status` that matter here.
+struct Books {
+  std::uint64_t arrays = 0;
+  std::uint64_t leases = 0;
+  std::uint64_t sessions = 0;
+  std::uint64_t used = 0;
+  std::uint64_t pinned = 0;   ///< Of arrays that are gone but still mapped.
+  std::uint64_t freeing = 0;  ///< Being given back just now.
+  std::uint64_t descriptors = 0;
+};
+
+Result<Books> read_books(Client& client) {
+  const Result<std::string> status = client.admin("status");
+  if (!status) return status.error();
+  Books books;
+  const std::pair<std::string_view, std::uint64_t*> wanted[] = {
+      {"arrays", &books.arrays},  {"leases", &books.leases}, {"sessions", &books.sessions},
+      {"used", &books.used},      {"pinned", &books.pinned}, {"freeing", &books.freeing},
+      {"fds", &books.descriptors}};
+  for (const auto& [key, number] : wanted) {
+    Result<std::uint64_t> value = json_count_member(*status, key);
+    if (!value) return value.error();
+    *number = *value;
+  }
+  return books;
+}
+
 /// One look at the store; `settled` says whether it can be the last.
 Result<Leftovers> look(Client& client, const PrivateDaemon& daemon,
                        std::uint64_t descriptors_before) {
   const std::vector<pid_t> living = living_descendants(daemon);
   if (Result<std::string> freed = client.admin("gc"); !freed) return freed.error();
-  Result<StoreStatus> status = client.status();
-  if (!status) return status.error();
   Result<std::vector<ArrayInfo>> arrays = client.list();
   if (!arrays) return arrays.error();
+  Result<Books> books = read_books(client);
+  if (!books) return books.error();
 
   Leftovers left;
-  left.arrays = std::move(*arrays);
+  left.arrays = books->arrays;
+  left.listed = std::move(*arrays);
+  left.leases = books->leases;
   left.survivors = memory_holders(living, segments_of(daemon.pid()));
-  left.bytes = status->pinned;
-  for (const ArrayInfo& info : left.arrays) {
-    left.bytes += info.nbytes;
-    left.leases += info.leases;
-  }
-  left.descriptors = above(status->fds, descriptors_before);
-  Result<bool> alive = holders_alive(client, left.arrays);
+  left.bytes = books->pinned;
+  for (const ArrayInfo& info : left.listed) left.bytes += info.nbytes;
+  // Deleted arrays that somebody holds are in no list.
+  if (left.arrays > left.listed.size()) left.bytes = std::max(left.bytes, books->used);
+  left.descriptors = above(books->descriptors, descriptors_before);
+  Result<bool> alive = holders_alive(client, left.listed);
   if (!alive) return alive.error();
-  const bool sessions_explained = above(status->sessions, 1) <= living.size();
-  const bool memory_explained = status->pinned == 0 || !left.survivors.empty();
-  left.settled = *alive && sessions_explained && memory_explained;
+  const bool sessions_explained = above(books->sessions, 1) <= living.size();
+  const bool memory_explained = books->pinned == 0 || !left.survivors.empty();
+  left.settled = *alive && sessions_explained && memory_explained && books->freeing == 0;
   return left;
 }
 
@@ -114,9 +142,9 @@ Result<std::uint64_t> descriptors_in_use(const std::string& socket) {
   globals.socket = socket;
   Result<Client> client = connect(globals);
   if (!client) return client.error();
-  Result<StoreStatus> status = client->status();
-  if (!status) return status.error();
-  return status->fds;
+  Result<Books> books = read_books(*client);
+  if (!books) return books.error();
+  return books->descriptors;
 }
 
 Result<Leftovers> find_leftovers(const PrivateDaemon& daemon, std::uint64_t descriptors_before) {
@@ -138,11 +166,10 @@ Result<Leftovers> find_leftovers(const PrivateDaemon& daemon, std::uint64_t desc
 std::vector<std::string> leftovers_text(const Leftovers& left, bool colour) {
   if (left.nothing()) return {paint(Style::green, "nothing leaked", colour)};
   std::vector<std::string> lines;
-  lines.push_back(paint(Style::red, "leaked", colour) + " " +
-                  count_text(left.arrays.size(), "array") + ", " + bytes_twice(left.bytes) + ", " +
-                  count_text(left.leases, "lease") + ", " +
+  lines.push_back(paint(Style::red, "leaked", colour) + " " + count_text(left.arrays, "array") +
+                  ", " + bytes_twice(left.bytes) + ", " + count_text(left.leases, "lease") + ", " +
                   count_text(left.descriptors, "descriptor"));
-  for (const ArrayInfo& info : left.arrays) lines.push_back(array_line(info));
+  for (const ArrayInfo& info : left.listed) lines.push_back(array_line(info));
   for (const Survivor& survivor : left.survivors) {
     lines.push_back("  pid " + std::to_string(survivor.pid) + " still holds " +
                     bytes_twice(survivor.bytes) + ": " + survivor.command);
@@ -153,7 +180,7 @@ std::vector<std::string> leftovers_text(const Leftovers& left, bool colour) {
 
 std::string leftovers_json(const Leftovers& left, int exit_status) {
   std::vector<std::string> names;
-  for (const ArrayInfo& info : left.arrays) {
+  for (const ArrayInfo& info : left.listed) {
     names.push_back(json_object({{"id", json_quote(info.id)},
                                  {"name", info.name.empty() ? "null" : json_quote(info.name)},
                                  {"nbytes", std::to_string(info.nbytes)},
@@ -167,7 +194,7 @@ std::string leftovers_json(const Leftovers& left, int exit_status) {
                                      {"nbytes", std::to_string(survivor.bytes)}}));
   }
   return json_object({{"exit", std::to_string(exit_status)},
-                      {"leaked_arrays", std::to_string(left.arrays.size())},
+                      {"leaked_arrays", std::to_string(left.arrays)},
                       {"leaked_bytes", std::to_string(left.bytes)},
                       {"leaked_leases", std::to_string(left.leases)},
                       {"leaked_fds", std::to_string(left.descriptors)},

@@ -21,14 +21,15 @@ struct Survivor {
 };
 
 struct Leftovers {
-  std::vector<shmstore::ArrayInfo> arrays;
-  std::uint64_t bytes = 0;  ///< Of those arrays, and of nameless ones that survivors still map.
+  std::uint64_t arrays = 0;
+  std::vector<shmstore::ArrayInfo> listed;  ///< Those of them that have not been deleted.
+  std::uint64_t bytes = 0;  ///< Of the arrays, and of arrays gone that survivors still map.
   std::uint64_t leases = 0;
   std::uint64_t descriptors = 0;  ///< Open in the daemon now, and not before the command.
   std::vector<Survivor> survivors;
   bool settled = true;  ///< False: the daemon still had sessions of dead processes at the end.
   [[nodiscard]] bool nothing() const noexcept {
-    return arrays.empty() && bytes == 0 && leases == 0 && descriptors == 0 && survivors.empty();
+    return arrays == 0 && bytes == 0 && leases == 0 && descriptors == 0 && survivors.empty();
   }
 };
 

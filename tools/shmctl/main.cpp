@@ -7,7 +7,9 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
+#include <vector>
 
 #include "commands.hpp"
 #include "output.hpp"
@@ -19,23 +21,28 @@ namespace {
 
 using Action = std::function<int()>;
 
-/// CLI11's help, without the words that it puts after option names.
+/// CLI11's help in fewer words.
 class HelpFormatter : public CLI::Formatter {
  public:
   HelpFormatter() { column_width(26); }
+
+  std::string make_option_name(const CLI::Option* option, bool is_positional) const override {
+    const std::string name = CLI::Formatter::make_option_name(option, is_positional);
+    return CLI::detail::find_and_replace(name, ",", ", ");
+  }
   std::string make_option_opts(const CLI::Option* option) const override {
     if (option->get_positional() || option->get_type_size() == 0) return "";
     return " " + option->get_type_name();
   }
   std::string make_usage(const CLI::App* app, std::string name) const override {
     const std::string usage = CLI::Formatter::make_usage(app, std::move(name));
-    // The globals are not listed with each subcommand, but they stand there as well.
-    return app->get_parent() == nullptr ? usage : usage + kGlobalsHint;
+    return CLI::detail::find_and_replace(usage, " CMD...", " -- CMD...");
   }
-
- private:
-  static constexpr const char* kGlobalsHint =
-      "\nAlso --socket PATH and --json, see shmctl --help.\n";
+  std::string make_footer(const CLI::App* app) const override {
+    const std::string footer = CLI::Formatter::make_footer(app);
+    // The options of shmctl itself are not listed again, but they may stand here as well.
+    return app->get_parent() == nullptr ? footer : "Also: --socket PATH, --json\n" + footer;
+  }
 };
 
 /// The parser with what the actions need; options of subcommands live as long as their actions.
@@ -45,10 +52,9 @@ class CommandLine {
     app_.formatter(std::make_shared<HelpFormatter>());
     app_.set_version_flag("--version", "shmctl " SHMSTORE_VERSION_STRING, "Print the version");
     app_.set_help_flag("-h,--help", "Print this help");
-    app_.add_option("--socket", globals_.socket,
-                    "Socket of the daemon (default $SHMSTORE_SOCKET, then the usual places)")
+    app_.add_option("--socket", globals_.socket, "The daemon's socket; no other is tried")
         ->type_name("PATH");
-    app_.add_flag("--json", globals_.json, "Print JSON, as the daemon gives it");
+    app_.add_flag("--json", globals_.json, "Print JSON");
     app_.fallthrough();
     app_.require_subcommand(1);
     app_.footer(
@@ -67,6 +73,7 @@ class CommandLine {
   void add_other_commands();
 
  private:
+  int refuse(std::string problem);
   CLI::App& add(const std::string& name, const std::string& description,
                 const std::string& example) {
     CLI::App& command = *app_.add_subcommand(name, description);
@@ -114,7 +121,14 @@ CLI::Option* add_seconds(CLI::App& command, const std::string& name, Target& tar
 
 CLI::Option* add_count(CLI::App& command, const std::string& name, std::uint64_t& target,
                        const std::string& description) {
-  return command.add_option(name, target, description)->type_name("N");
+  const auto take = [&target, name](const std::string& text) {
+    const char* end = text.data() + text.size();
+    const auto [stop, status] = std::from_chars(text.data(), end, target);
+    if (status != std::errc() || stop != end) {
+      throw CLI::ValidationError(name, "'" + text + "' is no number from 0 on");
+    }
+  };
+  return command.add_option_function<std::string>(name, take, description)->type_name("N");
 }
 
 CLI::Option* add_name(CLI::App& command, std::string& target) {
@@ -154,6 +168,17 @@ std::string check_octal(const std::string& text) {
   return octal ? "" : "'" + text + "' is no octal number such as 0644";
 }
 
+/// CLI::IsMember without the list that it adds to the help.
+CLI::Validator one_of(std::set<std::string> words) {
+  return {[words = std::move(words)](const std::string& text) {
+            if (words.contains(text)) return std::string();
+            std::string all;
+            for (const std::string& word : words) all += (all.empty() ? "" : ", ") + word;
+            return "'" + text + "' is none of " + all;
+          },
+          ""};
+}
+
 /// --perms, --attrs, … of create and import.
 void add_publish_options(CLI::App& command, PublishOptions& options) {
   command.add_flag("--mutable", options.is_mutable, "Shared read-write at once, not sealed");
@@ -163,11 +188,9 @@ void add_publish_options(CLI::App& command, PublishOptions& options) {
   command.add_option("--attrs", options.attrs, "A JSON object to go with it")->type_name("JSON");
   command.add_flag("--replace", options.replace, "Publish over an older version");
   command.add_flag("--hard", options.hard, "Seal so that the kernel refuses every change");
-  CLI::Option* ttl =
-      add_seconds(command, "--ttl", options.ttl, "Delete it when nobody holds it after this long");
+  CLI::Option* ttl = add_seconds(command, "--ttl", options.ttl, "Keep it this long only");
   command
-      .add_flag("--no-keep", options.no_keep,
-                "Do not keep it: it ends with this command, unless another process holds it")
+      .add_flag("--no-keep", options.no_keep, "It ends with this command, unless others hold it")
       ->excludes(ttl);
 }
 
@@ -231,7 +254,7 @@ void CommandLine::add_publish_commands() {
   create_command.add_option("--fill", create->fill, "Value of all items (default zero)")
       ->type_name("VALUE");
   create_command.add_option("--order", create->order, "C (default) or F")
-      ->check(CLI::IsMember({"C", "F"}))
+      ->check(one_of({"C", "F"}))
       ->type_name("ORDER");
   add_publish_options(create_command, create->publish);
   act(create_command, create, &run_create);
@@ -321,9 +344,29 @@ void CommandLine::add_other_commands() {
                                      "completion bash > ~/.bash_completion.d/shmctl");
   completion_command.add_option("SHELL", completion->shell, "bash, zsh or fish")
       ->required()
-      ->check(CLI::IsMember({"bash", "zsh", "fish"}));
+      ->check(one_of({"bash", "zsh", "fish"}));
   completion_command.callback(
       [this, completion] { action_ = [completion] { return run_completion(*completion); }; });
+}
+
+/// The line is wrong: says why, and where to read more.
+int CommandLine::refuse(std::string problem) {
+  const std::vector<CLI::App*> given = app_.get_subcommands();
+  const std::vector<std::string> rest = app_.remaining();
+  if (given.empty() && rest.empty()) {
+    std::fputs(app_.help().c_str(), stderr);
+    return kUsage;
+  }
+  // An option of the command was taken for one of ours.
+  if (!given.empty() && given.front()->get_name() == "run" && !rest.empty()) {
+    problem = "put -- before the command";
+  }
+  if (given.empty()) problem = "there is no subcommand '" + rest.front() + "'";
+  const std::string program = "shmctl " + (given.empty() ? "" : given.front()->get_name() + " ");
+  const std::string text = paint(Style::red, "error:", colour_wanted(stderr)) +
+                           " usage: " + problem + "; see " + program + "--help\n";
+  std::fputs(text.c_str(), stderr);
+  return kUsage;
 }
 
 int CommandLine::run(int argc, char** argv) {
@@ -333,10 +376,7 @@ int CommandLine::run(int argc, char** argv) {
     app_.exit(success);
     return finish_output(kDone);
   } catch (const CLI::ParseError& error) {
-    const std::string text = paint(Style::red, "error:", colour_wanted(stderr)) +
-                             " usage: " + error.what() + "\nshmctl --help says more\n";
-    std::fputs(text.c_str(), stderr);
-    return kUsage;
+    return refuse(error.what());
   }
   return finish_output(action_());
 }

@@ -166,6 +166,23 @@ std::string label_text(const shmstore::ArrayInfo& info) {
   return info.name.empty() ? "(anonymous " + info.id + ")" : info.name;
 }
 
+std::vector<std::string> wrapped(std::string_view text, int width) {
+  std::vector<std::string> lines(1);
+  while (!text.empty()) {
+    const std::size_t end = std::min(text.find(' '), text.size());
+    std::string& line = lines.back();
+    const bool fits =
+        width <= 0 || line.empty() || line.size() + 1 + end <= static_cast<std::size_t>(width);
+    if (fits) {
+      line += (line.empty() ? "" : " ") + std::string(text.substr(0, end));
+    } else {
+      lines.emplace_back(text.substr(0, end));
+    }
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return lines;
+}
+
 void say(std::string_view line) {
   std::fwrite(line.data(), 1, line.size(), stdout);
   std::fputc('\n', stdout);

@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "shmstore/client.hpp"
 #include "shmstore/error.hpp"
@@ -51,6 +52,9 @@ enum class Style {
 [[nodiscard]] std::string kept_text(const shmstore::ArrayInfo& info);
 /// The name, or "#id" in words for an anonymous array.
 [[nodiscard]] std::string label_text(const shmstore::ArrayInfo& info);
+
+/// `text` broken between words into lines of `width` characters; 0: not at all.
+[[nodiscard]] std::vector<std::string> wrapped(std::string_view text, int width);
 
 /// One line to stdout.
 void say(std::string_view line);
