@@ -54,8 +54,8 @@ constexpr std::int64_t kSleepMsMax = 60'000;
 
 Limits limits_of(const Options& options, bool autostarted, std::uint64_t memory,
                  std::uint64_t segments_max) {
-  const bool by_default = options.given.count("capacity") == 0;
-  const Size capacity = by_default && autostarted ? kAutostartCapacity : options.capacity;
+  const bool small = autostarted && !options.capacity_given;
+  const Size capacity = small ? kAutostartCapacity : options.capacity;
   Limits limits;
   limits.capacity = capacity.of(memory);
   limits.user_bytes_max = options.user_quota.of(limits.capacity);
@@ -87,7 +87,7 @@ std::uint64_t random_number() {
 
 class DaemonImpl final : public Daemon, private Outbox {
  public:
-  DaemonImpl(const Options& options, bool autostarted, Listener listener);
+  DaemonImpl(const Options& flags, const Options& options, bool autostarted, Listener listener);
   ~DaemonImpl() override;
   int run() override;
 
@@ -101,6 +101,7 @@ class DaemonImpl final : public Daemon, private Outbox {
   void turn_away();
   void welcome(UniqueFd socket);
   std::optional<Error> admit(SessionId id, Peer& peer);
+  void log_refusal(const std::string& text);
   void end_session(SessionId id, std::string_view reason);
   void close_silent_sessions();
 
@@ -117,7 +118,8 @@ class DaemonImpl final : public Daemon, private Outbox {
   void set_watchdog_timer(std::uint64_t interval_us);
   [[nodiscard]] bool is_idle() const;
 
-  Options options_;
+  const Options flags_;
+  Options options_;  // flags and config file
   const bool autostarted_;
   const DescriptorBudget budget_;
   asio::io_context io_{BOOST_ASIO_CONCURRENCY_HINT_UNSAFE};
@@ -143,6 +145,7 @@ class DaemonImpl final : public Daemon, private Outbox {
   std::optional<std::int64_t> deadline_set_;
   milliseconds probe_after_{0};  // 0: the timer is not set
   bool idle_set_ = false;
+  LogLimit refusals_{20};
   SessionId last_session_ = 0;
   std::unordered_map<SessionId, std::shared_ptr<ClientSession>> sessions_;
   std::deque<std::pair<std::chrono::steady_clock::time_point, SessionId>> silent_;
@@ -164,8 +167,10 @@ UniqueFd open_spare() {
   return UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
 }
 
-DaemonImpl::DaemonImpl(const Options& options, bool autostarted, Listener listener)
-    : options_(options),
+DaemonImpl::DaemonImpl(const Options& flags, const Options& options, bool autostarted,
+                       Listener listener)
+    : flags_(flags),
+      options_(options),
       autostarted_(autostarted),
       budget_(raise_descriptor_limit()),
       listener_(std::move(listener)),
@@ -243,8 +248,7 @@ void DaemonImpl::accept_some() {
       if (sessions_.size() < budget_.connections_max) {
         welcome(std::move(socket));
       } else {
-        log(LogLevel::warning, "connection refused",
-            {{"connections", sessions_.size()}, {"max", budget_.connections_max}});
+        log_refusal("all " + std::to_string(budget_.connections_max) + " connections are in use");
       }
       continue;
     }
@@ -257,7 +261,7 @@ void DaemonImpl::accept_some() {
 void DaemonImpl::turn_away() {
   spare_.reset();
   const UniqueFd socket(::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC));
-  log(LogLevel::warning, "connection refused", {{"text", "no descriptor left"}});
+  log_refusal("no descriptor left");
   spare_ = open_spare();
   errno = EINTR;
 }
@@ -292,12 +296,18 @@ std::optional<Error> DaemonImpl::admit(SessionId id, Peer& peer) {
     refusal = opened.error();
   }
   if (refusal) {
-    log(LogLevel::warning, "connection refused",
-        {{"session", id}, {"pid", pid}, {"uid", uid}, {"text", refusal->text}});
+    log_refusal("pid " + std::to_string(pid) + " of uid " + std::to_string(uid) + ": " +
+                refusal->text);
   } else {
     log(LogLevel::debug, "session", {{"session", id}, {"pid", pid}, {"uid", uid}});
   }
   return refusal;
+}
+
+void DaemonImpl::log_refusal(const std::string& text) {
+  if (!refusals_.allow(read_clock().boot_ms)) return;
+  log(LogLevel::warning, "connection refused",
+      {{"text", text}, {"left_out", refusals_.take_left_out()}});
 }
 
 void DaemonImpl::end_session(SessionId id, std::string_view reason) {
@@ -377,21 +387,21 @@ void DaemonImpl::wait_signal() {
 
 /// Flags keep winning; a file that is wrong changes nothing.
 void DaemonImpl::reload() {
-  if (options_.config.empty()) {
+  if (flags_.config.empty()) {
     log(LogLevel::info, "SIGHUP ignored", {{"text", "there is no config file"}});
     return;
   }
-  Options changed = options_;
-  if (Result<void> read = apply_config_file(options_.config, changed); !read) {
-    log(LogLevel::error, "config not read", {{"text", read.error().text}});
+  Result<Options> changed = with_config(flags_);
+  if (!changed) {
+    log(LogLevel::error, "config not read", {{"text", changed.error().text}});
     return;
   }
-  options_ = changed;
+  options_ = std::move(*changed);
   set_log_level(options_.log_level);
   registry_.quota().set_limits(
       limits_of(options_, autostarted_, admission_.total_bytes(), budget_.segments_max));
   log(LogLevel::info, "config read again",
-      {{"config", options_.config}, {"capacity", registry_.quota().limits().capacity}});
+      {{"config", flags_.config}, {"capacity", registry_.quota().limits().capacity}});
   idle_timer_.cancel();
   idle_set_ = false;
   after_work();
@@ -480,19 +490,21 @@ void DaemonImpl::set_watchdog_timer(std::uint64_t interval_us) {
 
 }  // namespace
 
-Result<std::unique_ptr<Daemon>> Daemon::start(const Options& options, bool autostarted) try {
+Result<std::unique_ptr<Daemon>> Daemon::start(const Options& flags, bool autostarted) try {
+  const Result<Options> options = with_config(flags);
+  if (!options) return options.error();
   std::vector<UniqueFd> handed_over = take_listen_fds();
   if (handed_over.size() > 1) {
     return make_error(ErrorCode::invalid_argument,
                       "socket: " + std::to_string(handed_over.size()) +
                           " sockets were handed over, one is expected");
   }
-  const std::string path = options.socket.empty() ? default_socket_path() : options.socket;
+  const std::string path = options->socket.empty() ? default_socket_path() : options->socket;
   Result<Listener> listener =
       handed_over.empty() ? Listener::open(path) : Listener::adopt(std::move(handed_over.front()));
   if (!listener) return listener.error();
   return std::unique_ptr<Daemon>(
-      std::make_unique<DaemonImpl>(options, autostarted, std::move(*listener)));
+      std::make_unique<DaemonImpl>(flags, *options, autostarted, std::move(*listener)));
 } catch (const std::exception& error) {
   return make_error(ErrorCode::internal, error.what());
 }

@@ -11,8 +11,10 @@ namespace shmstore::server {
 class Daemon {
  public:
   /// Opens the socket and gets everything ready; clients that connect from now on wait for run().
-  /// `autostarted`: a client started this daemon for its user. Errors: see Listener::open.
-  static Result<std::unique_ptr<Daemon>> start(const Options& options, bool autostarted);
+  /// `flags`: as parsed; the config file that they name is read here and at every SIGHUP.
+  /// `autostarted`: a client started this daemon for its user.
+  /// Errors: those of with_config() and of Listener::open().
+  static Result<std::unique_ptr<Daemon>> start(const Options& flags, bool autostarted);
   virtual ~Daemon() = default;
 
   /// Serves until SIGTERM, SIGINT or --idle-exit. Returns the exit code.

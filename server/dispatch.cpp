@@ -94,8 +94,16 @@ bool Dispatcher::handle(SessionState& session, Bytes message, bool truncated) {
   FrameHeader header;
   if (read_header(message, header)) send_error(session.id, header, outcome.error());
   if (outcome.error().code != ErrorCode::protocol_error) return true;
-  log(LogLevel::info, "protocol violation",
-      {{"session", session.id}, {"op", header.op}, {"text", outcome.error().text}});
+  if (violations_.allow(read_clock().boot_ms)) {
+    const Identity* who = registry_.identity(session.id);
+    log(LogLevel::info, "protocol violation",
+        {{"session", session.id},
+         {"pid", who == nullptr ? 0 : who->pid},
+         {"uid", who == nullptr ? 0 : who->uid},
+         {"op", header.op},
+         {"text", outcome.error().text},
+         {"left_out", violations_.take_left_out()}});
+  }
   return false;
 }
 

@@ -10,6 +10,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "server/log.hpp"
 #include "server/outbox.hpp"
 #include "server/registry.hpp"
 #include "server/segment_store.hpp"
@@ -155,6 +156,7 @@ class Dispatcher {
   std::uint64_t last_ticket_ = 0;
   std::vector<Parked> parked_;  // first come, first served
   std::uint64_t requests_ = 0;
+  LogLimit violations_{20};
 };
 
 }  // namespace shmstore::server

@@ -8,6 +8,8 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
+#include <utility>
 
 namespace shmstore::server {
 
@@ -39,6 +41,34 @@ void set_log_level(LogLevel level) noexcept;
 
 /// Writes the line with one write(2); a log target that is gone or full is ignored. Any thread.
 void log(LogLevel level, std::string_view event, std::initializer_list<LogField> fields = {});
+
+/// Keeps a client that misbehaves from filling the log: so many lines of one kind in a minute, then
+/// none until it is over; the next line says how many were left out.
+class LogLimit {
+ public:
+  explicit LogLimit(std::uint32_t lines_per_minute) : lines_max_(lines_per_minute) {}
+  /// Whether a line may be written at this time (CLOCK_BOOTTIME, milliseconds).
+  [[nodiscard]] bool allow(std::int64_t boot_ms) noexcept {
+    if (boot_ms - since_ms_ >= 60'000) {
+      since_ms_ = boot_ms;
+      lines_ = 0;
+    }
+    if (lines_ < lines_max_) {
+      ++lines_;
+      return true;
+    }
+    ++left_out_;
+    return false;
+  }
+  /// Lines left out since the last call.
+  [[nodiscard]] std::uint64_t take_left_out() noexcept { return std::exchange(left_out_, 0); }
+
+ private:
+  const std::uint32_t lines_max_;
+  std::uint32_t lines_ = 0;
+  std::int64_t since_ms_ = -60'000;
+  std::uint64_t left_out_ = 0;
+};
 
 /// The line without prefix and line feed; for tests.
 [[nodiscard]] std::string log_line(LogLevel level, std::string_view event,

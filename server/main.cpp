@@ -39,19 +39,21 @@ void close_standard_streams() {
 }
 
 int serve(int argc, char** argv) {
-  const ParsedOptions parsed = parse_options(argc, argv);
-  if (!parsed.options) return parsed.exit_code;
-  if (parsed.options->supervise) {
+  const ParsedFlags flags = parse_flags(argc, argv);
+  if (!flags.options) return flags.exit_code;
+  const Result<Options> options = with_config(*flags.options);
+  if (!options) return fail(1, options.error().text);
+  if (options->supervise) {
     return fail(2, "--supervise comes with restart support, which this version does not have");
   }
   const char* variable = std::getenv("SHMSTORE_AUTOSTARTED");
   const bool autostarted = variable != nullptr && std::string_view(variable) == "1";
   if (autostarted) leave_the_client();
-  set_log_level(parsed.options->log_level);
+  set_log_level(options->log_level);
   (void)std::signal(SIGPIPE, SIG_IGN);
   // Its default action would end the daemon whenever somebody opens a file under a lease probe.
   (void)std::signal(SIGIO, SIG_IGN);
-  Result<std::unique_ptr<Daemon>> daemon = Daemon::start(*parsed.options, autostarted);
+  Result<std::unique_ptr<Daemon>> daemon = Daemon::start(*flags.options, autostarted);
   if (!daemon) return fail(1, daemon.error().text);
   if (autostarted) close_standard_streams();
   return (*daemon)->run();

@@ -119,7 +119,7 @@ std::string to_string(const Size& size) {
   return size.percent != 0 ? std::to_string(size.percent) + "%" : std::to_string(size.bytes);
 }
 
-ParsedOptions parse_options(int argc, const char* const* argv) {
+ParsedFlags parse_flags(int argc, const char* const* argv) {
   Options options;
   CLI::App app("shmstored, the daemon of shmstore: one per node, owner of all shared arrays",
                "shmstored");
@@ -132,12 +132,7 @@ ParsedOptions parse_options(int argc, const char* const* argv) {
   for (const CLI::Option* option : app.get_options()) {
     if (option->count() != 0) options.given.insert(option->get_single_name());
   }
-  if (!options.config.empty()) {
-    if (Result<void> read = apply_config_file(options.config, options); !read) {
-      (void)std::fprintf(stderr, "shmstored: %s\n", read.error().text.c_str());
-      return {std::nullopt, 1};
-    }
-  }
+  options.capacity_given = options.given.count("capacity") != 0;
   return {std::move(options), 0};
 }
 

@@ -54,25 +54,28 @@ struct Options {
 
   /// The names that were given by flags.
   std::set<std::string> given;
+  /// Whether anybody said how much; else an autostarted daemon takes less.
+  bool capacity_given = false;
 };
 
 /// The capacity of a daemon that a client has started, when nothing else is said.
 inline constexpr Size kAutostartCapacity{0, 25};
 
-/// Options, or what the process should end with.
-struct ParsedOptions {
+/// What the flags say, or what the process should end with.
+struct ParsedFlags {
   std::optional<Options> options;
-  int exit_code = 0;  ///< Without options: 0 after --help or --version, 2 usage, 1 bad config.
+  int exit_code = 0;  ///< Without options: 0 after --help or --version, 2 usage.
 };
 
-/// Parses flags, then the config file they name. Prints help, version and errors.
-[[nodiscard]] ParsedOptions parse_options(int argc, const char* const* argv);
+/// Prints help, version and errors.
+[[nodiscard]] ParsedFlags parse_flags(int argc, const char* const* argv);
+
+/// The flags and the config file that they name, read now.
+/// Errors: not_found (no such file), invalid_argument (the text names the key).
+[[nodiscard]] Result<Options> with_config(const Options& flags);
 
 /// Takes what `text` (JSON) says into `options`, but for the names in `options.given`.
 /// Error: invalid_argument, the text names the key.
 Result<void> apply_config(std::string_view text, Options& options);
-
-/// apply_config() with the contents of a file. Errors also: not_found.
-Result<void> apply_config_file(const std::string& path, Options& options);
 
 }  // namespace shmstore::server

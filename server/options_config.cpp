@@ -81,20 +81,22 @@ Result<void> apply_config(std::string_view text, Options& options) {
     const bool by_flag = options.given.count(key) != 0;
     Options ignored;
     if (Result<void> taken = take(key, value, by_flag ? ignored : changed); !taken) return taken;
-    if (key == "capacity") changed.given.insert(key);
+    changed.capacity_given |= key == "capacity";
   }
   options = std::move(changed);
   return {};
 }
 
-Result<void> apply_config_file(const std::string& path, Options& options) {
-  const std::optional<std::string> text = read_small_file(path, kConfigBytesMax + 1);
-  if (!text) return make_error(ErrorCode::not_found, "config: cannot read " + path);
-  if (text->size() > kConfigBytesMax) return bad("config", path + " has more than 1 MiB");
+Result<Options> with_config(const Options& flags) {
+  Options options = flags;
+  if (flags.config.empty()) return options;
+  const std::optional<std::string> text = read_small_file(flags.config, kConfigBytesMax + 1);
+  if (!text) return make_error(ErrorCode::not_found, "config: cannot read " + flags.config);
+  if (text->size() > kConfigBytesMax) return bad("config", flags.config + " is over 1 MiB");
   if (Result<void> applied = apply_config(*text, options); !applied) {
-    return make_error(applied.error().code, path + ": " + applied.error().text);
+    return make_error(applied.error().code, flags.config + ": " + applied.error().text);
   }
-  return {};
+  return options;
 }
 
 }  // namespace shmstore::server

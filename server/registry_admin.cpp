@@ -119,6 +119,9 @@ Result<ArrayView> Registry::chmod(SessionId session, const Target& target, std::
                             label(array) + " is neither");
     }
     array.spec.perms = perms;
+    array.wake_attach = true;  // Who waits may have lost the right to.
+    impl_->mark(array);
+    if (array.entry != nullptr) impl_->mark(*array.entry, true);
     return impl_->view(array, now.boot_ms);
   };
   Result<ArrayView> result = change();

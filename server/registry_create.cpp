@@ -146,6 +146,7 @@ void Registry::Impl::make_array(Session& session, RequestId request, CreateSpec 
     NameEntry& entry = make_entry(array.spec.name);
     array.entry = &entry;
     entry.drafts.emplace(array.draft_seq, &array);
+    mark(entry, true);  // It may hide an older draft from who waits.
     if (array.has_option(protocol::kCreateCached)) entry.loader_draft = array.id;
   }
   array.charged = charge_of(array.spec.bytes);
@@ -173,6 +174,7 @@ void Registry::Impl::ready(Array& array) {
   drop_waiter(*creation);
   grant(session, request, kOp, array, Access::write);
   if (array.entry != nullptr) {
+    array.announced = true;
     emit_event("created", array, *array.entry);
     mark(*array.entry, true);
   }

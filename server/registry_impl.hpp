@@ -115,6 +115,7 @@ struct Array {
   State state = State::draft;
   Seal seal = Seal::none;
   bool allocating = false;  ///< Its memory is not there yet.
+  bool announced = false;   ///< Watchers know of it.
   bool aborted = false;     ///< Dying, and was a draft: its holders are told `aborted`.
   bool kept = false;
   std::uint64_t version = 0;

@@ -69,7 +69,8 @@ void Registry::Impl::settle_array(Array& array) {
   if (std::exchange(array.wake_attach, false)) {
     for (Waiter* waiter = array.attach_waiters.first(); waiter != nullptr;) {
       Waiter* next = waiter->next;
-      const Outcome outcome = by_state(array, std::get<AttachJob>(waiter->job).spec.access);
+      const AttachSpec& spec = std::get<AttachJob>(waiter->job).spec;
+      const Outcome outcome = try_attach(*waiter->session, spec);
       if (!std::holds_alternative<MustWait>(outcome)) answer_attach(*waiter, outcome);
       waiter = next;
     }
@@ -136,7 +137,7 @@ void Registry::Impl::unname(Array& array) {
   if (entry->loader_draft == array.id) end_loader(*entry);
   anonymous[array.uid].insert(array.id.raw);
   mark(*entry, true);
-  emit_event("deleted", array, *entry);
+  if (array.announced) emit_event("deleted", array, *entry);
 }
 
 // No name and no new attach from here on; the memory waits for its holders. A hand-over lease
