@@ -21,8 +21,10 @@ def by_handle(array, protocol=4):
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_round_trip(client, protocol):
-    x = client.put("x", np.arange(12.0).reshape(3, 4))
+    created = client.put("x", np.arange(12.0).reshape(3, 4))
+    x = client.attach("x")  # the creator's own map may be another one
     y = pickle.loads(pickle.dumps(x, protocol))
+    assert np.array_equal(pickle.loads(pickle.dumps(created, protocol)), x)
     assert type(y) is SharedArray and np.array_equal(x, y)
     assert y.shm.id == x.shm.id and np.shares_memory(x, y) and not y.flags.writeable
 
@@ -45,7 +47,9 @@ VIEWS = {
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_views(client, view):
-    x = client.put("x", np.arange(48.0).reshape(8, 6))
+    created = client.put("x", np.arange(48.0).reshape(8, 6))
+    x = client.attach("x")  # the creator's own map may be another one
+    assert np.array_equal(pickle.loads(pickle.dumps(VIEWS[view](created))), VIEWS[view](x))
     v = VIEWS[view](x)
     for protocol in PROTOCOLS:
         data = pickle.dumps(v, protocol)
@@ -81,15 +85,41 @@ def test_handles_are_short(daemon, client):
     for protocol in PROTOCOLS:
         assert len(pickle.dumps(big, protocol)) <= 200
         assert len(pickle.dumps(big[:, 1 : 1 << 23 : 3, :, ::-1], protocol)) <= 200
-    # Paths are as long as a socket's can be; numbers as large as they get.
+    # Numbers as large as they get.
     huge = (1 << 64) - 1
-    for path in (None, "/" + "p" * 106):
-        arguments = (huge, huge, "h" * 16, "w", path, None)
-        assert len(pickle.dumps((_handle.open, arguments), 2)) + 1 <= 200
     view = ("<M8[25s]", (1 << 20,) * 4, 1 << 40, (1 << 40,) * 4)
-    arguments = (huge, huge, "h" * 16, "w", None, view)
-    assert len(pickle.dumps((_handle.open, arguments), 2)) + 1 <= 200
-    del daemon
+    for protocol in PROTOCOLS:
+        arguments = (huge, huge, "h" * 16, "w", None, view)
+        assert len(pickle.dumps(Reduced((_handle.open, arguments)), protocol)) <= 200
+
+
+class Reduced:
+    """Pickles as it is told."""
+
+    def __init__(self, how):
+        self.how = how
+
+    def __reduce__(self):
+        return self.how
+
+
+@pytest.mark.parametrize("length", [20, 50, 70, 90, 100, 107])
+def test_the_socket_is_sent_when_there_is_room(daemon, monkeypatch, length):
+    """A socket's path has at most 107 bytes; no handle grows over 200 because of it."""
+    folder = tempfile.mkdtemp(prefix="s", dir="/tmp")
+    path = folder + "/" + "p" * (length - len(folder) - 1)
+    os.symlink(daemon.socket, path)
+    monkeypatch.setattr(_handle, "_host", lambda: "h" * 16)
+    client = shmstore.connect(path)
+    x = client.put(None, np.zeros((4, 5, 6, 7)))
+    for array in (x, x[1:], x[1:, ::2, ::-1, 1:3]):
+        arguments = array.__reduce_ex__(4)[1]
+        sent = len(arguments) > 4 and arguments[4] == path
+        assert sent or length > (90 if array is x else 50)
+        for protocol in PROTOCOLS:
+            assert len(pickle.dumps(array, protocol)) <= 200
+    os.unlink(path)
+    os.rmdir(folder)
 
 
 def test_the_default_clients_handles_name_no_socket(shm, daemon):

@@ -6,8 +6,9 @@ The handle of an array is ``open(store, id, host, mode)``, of a view ``open(…,
 * host: the short host name, for the error text only (containers may share a daemon).
 * mode: how to attach: ``r``; ``w`` (``r+``); ``W`` (``r+``, but the view was read-only).
 * path: the socket, or None. Sent only by clients made with ``connect(path)``: a receiver that has
-  no client of that store yet connects there. For views it is left out when the handle would outgrow
-  200 bytes; the receiver then needs a client of that store, or the same default client.
+  no client of that store yet connects there. It is left out when the handle would outgrow 200
+  bytes, which is with about 100 characters, for views 50; the receiver then needs a client of that
+  store.
 * view: dtype (None: the array's), shape, offset and strides in bytes.
 
 The receiver looks for the store among the clients that its process has (after a fork that includes
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 
 _HANDLE_BYTES_MAX = 200
 _HOST_BYTES_MAX = 16
-#: What pickle adds to the arguments: protocol, frame, the function's name, tuple, memo.
-_PICKLE_BYTES = 52
+#: What pickle adds to the pickled arguments: frame, the function's name, memo.
+_PICKLE_BYTES = 40
 
 
 def _host() -> str:
@@ -62,10 +63,8 @@ def reduce_array(array: SharedArray, protocol: Any) -> Any:
     path = _connect.explicit_path(lease)
     if path is not None or view is not None:
         arguments += [path, view]
-        if path is not None and view is not None:
-            size = len(pickle.dumps(tuple(arguments), 2)) + _PICKLE_BYTES
-            if size > _HANDLE_BYTES_MAX:
-                arguments[4] = None
+        if len(pickle.dumps(tuple(arguments), 2)) + _PICKLE_BYTES > _HANDLE_BYTES_MAX:
+            arguments[4] = None
     _hand_over(lease)
     return open, tuple(arguments)
 
