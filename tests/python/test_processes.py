@@ -62,6 +62,16 @@ ENDS = {
         "for _ in range(3): threading.Thread(target=churn, daemon=True).start()\n"
         "x = shm.put('a', np.ones(1000))"
     ),
+    "loaders": (
+        "import threading, time\n"
+        "inside = threading.Barrier(4)\n"
+        "def load():\n"
+        "    inside.wait()\n"
+        "    while True: time.monotonic()\n"
+        "for i in range(3):\n"
+        "    threading.Thread(target=shm.cached, args=(f'k{i}', load), daemon=True).start()\n"
+        "inside.wait()"
+    ),
     "client": "c = shm.connect(os.environ['SHMSTORE_SOCKET']); x = c.put('a', [1]); del c",
     "atexit": (
         "import atexit\nx = shm.put('a', np.ones(10))\n"
@@ -70,7 +80,7 @@ ENDS = {
     "destructor": (
         "class Late:\n"
         "    def __init__(self): self.x = shm.put('a', np.ones(10)); self.shm = shm\n"
-        "    def __del__(self): self.x.sum(); self.shm.exists('a')\n"
+        "    def __del__(self): assert self.x[1:][0] == 1 and self.shm.exists('a')\n"
         "late = Late()"
     ),
 }

@@ -97,7 +97,7 @@ def test_types_check(tmp_path):
     (tmp_path / "user.py").write_text(USER)
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--cache-dir", tmp_path / "cache",
-         "-p", "shmstore", "-m", "user"],
+         "-m", "shmstore", "-m", "user"],
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

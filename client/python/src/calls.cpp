@@ -1,7 +1,5 @@
 #include "calls.hpp"
 
-#include <unistd.h>
-
 #include <atomic>
 #include <cstdint>
 #include <string>
@@ -15,21 +13,6 @@ thread_local int quiet_scopes = 0;
 
 }  // namespace
 
-bool finalizing() noexcept {
-#if PY_VERSION_HEX >= 0x030D0000
-  return Py_IsFinalizing() != 0;
-#else
-  return _Py_IsFinalizing() != 0;
-#endif
-}
-
-WithoutGil::~WithoutGil() {
-  if (!was_finalizing_ && finalizing()) {
-    for (;;) pause();
-  }
-  PyEval_RestoreThread(state_);
-}
-
 void note_main_thread(std::uint64_t ident) noexcept {
   main_thread = ident;
 }
@@ -42,11 +25,9 @@ NoInterrupt::~NoInterrupt() {
 }
 
 bool interrupted() {
-  if (quiet_scopes != 0 || PyThread_get_thread_ident() != main_thread || finalizing()) return false;
-  const PyGILState_STATE held = PyGILState_Ensure();
-  const bool raised = PyErr_Occurred() == nullptr && PyErr_CheckSignals() != 0;
-  PyGILState_Release(held);
-  return raised;
+  if (quiet_scopes != 0 || PyThread_get_thread_ident() != main_thread) return false;
+  const WithGil held;
+  return PyErr_Occurred() == nullptr && PyErr_CheckSignals() != 0;
 }
 
 void raise(const Error& error) {

@@ -3,6 +3,7 @@
 /// into the exceptions of shmstore._errors.
 
 #include <nanobind/nanobind.h>
+#include <unistd.h>
 
 #include <cstdint>
 #include <type_traits>
@@ -14,22 +15,43 @@ namespace shmstore::python {
 
 namespace nb = nanobind;
 
-/// True once the interpreter is going down. Callable with and without the GIL.
-[[nodiscard]] bool finalizing() noexcept;
+/// Runs `work`, which takes the GIL or runs Python. While one thread takes the interpreter down,
+/// Python before 3.14 ends every other thread that comes for the GIL, by unwinding its stack: that
+/// cannot go through C++ frames, so such a thread stops here for good instead.
+template <class Work>
+auto or_stop_for_good(Work&& work) noexcept {
+  try {
+    return std::forward<Work>(work)();
+  } catch (...) {
+    // Only the end of the thread comes here: `work` is C code.
+    for (;;) pause();
+  }
+}
 
-/// Gives the GIL back for a scope. A thread that comes back while another one takes the
-/// interpreter down stops here for good: it must not run Python any more, and ending it (what
-/// Python does) would unwind through C++ frames that cannot be unwound.
+/// Gives the GIL back for a scope.
 class WithoutGil {
  public:
-  WithoutGil() noexcept : was_finalizing_(finalizing()), state_(PyEval_SaveThread()) {}
-  ~WithoutGil();
+  WithoutGil() noexcept : state_(PyEval_SaveThread()) {}
+  ~WithoutGil() {
+    or_stop_for_good([this] { PyEval_RestoreThread(state_); });
+  }
   WithoutGil(const WithoutGil&) = delete;
   WithoutGil& operator=(const WithoutGil&) = delete;
 
  private:
-  bool was_finalizing_;  ///< Then this thread is the one that takes the interpreter down.
   PyThreadState* state_;
+};
+
+/// Takes the GIL for a scope, in a thread of Python's that had given it back.
+class WithGil {
+ public:
+  WithGil() noexcept : held_(or_stop_for_good([] { return PyGILState_Ensure(); })) {}
+  ~WithGil() { PyGILState_Release(held_); }
+  WithGil(const WithGil&) = delete;
+  WithGil& operator=(const WithGil&) = delete;
+
+ private:
+  PyGILState_STATE held_;
 };
 
 /// Notes which thread Python treats as the main one: only there do signal handlers run.

@@ -147,11 +147,12 @@ bool run_loader(Client& client, nb::handle loader, const Client::MakeDraft& make
   ArrayId drop;
   bool failed = false;
   {
-    const nb::gil_scoped_acquire held;
+    const WithGil held;
     auto owned = std::make_unique<Maker>(client, make);
     Maker* maker = owned.get();
     nb::object object = nb::cast(std::move(owned));
-    PyObject* done = PyObject_CallOneArg(loader.ptr(), object.ptr());
+    PyObject* done =
+        or_stop_for_good([&] { return PyObject_CallOneArg(loader.ptr(), object.ptr()); });
     maker->finish();
     failed = done == nullptr;
     Py_XDECREF(done);

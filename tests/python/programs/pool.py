@@ -42,10 +42,12 @@ def use(map_, starmap):
     for i, result in enumerate(results):
         assert type(result) is shm.SharedArray and (result == 2 * i).all(), result
     for i, part in enumerate(map_(view, inputs)):
-        assert part.shm.id == inputs[i].shm.id and np.shares_memory(part, inputs[i])
+        assert part.shm.id == inputs[i].shm.id and np.array_equal(part, inputs[i][1:3])
+        assert np.shares_memory(part, shm.attach(id=part.shm.id))
     with shm.create("together", (8,), "i8") as draft:
         starmap(fill, [(draft, i) for i in range(8)])
         assert draft.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+        draft.seal(wait=60)  # a worker answers before it lets go of what it was given
     del inputs
 
 
@@ -58,7 +60,7 @@ def main(kind, method):
         with context.Pool(2, maxtasksperchild=2) as pool:
             use(lambda f, xs: pool.map(f, xs, chunksize=1), pool.starmap)
             if method == "fork":
-                assert pool.map(inherited, [0, 0]) [0].tolist() == [0, 2, 4, 6, 8]
+                assert pool.map(inherited, [0, 0])[0].tolist() == [0, 2, 4, 6, 8]
             pool.close()
             pool.join()
     elif kind == "executor":
