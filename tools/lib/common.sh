@@ -4,6 +4,7 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 logs="$root/build/logs"
+installed_targets='shmstored shmctl shmstore shmstore_static'  # what `cmake --install` needs
 venv="$root/.venv"
 
 if [[ -t 1 && -z ${NO_COLOR:-} ]]; then
