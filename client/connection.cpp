@@ -219,8 +219,9 @@ void Connection::take_in(Frame& frame, std::unique_lock<std::mutex>& lock) {
   Call* call = waiting_.find(frame.header.request);
   MapOutcome map;
   if (call != nullptr && frame.descriptor.valid() && !call->keep_descriptor) {
+    const bool dont_fork = call->dont_fork;
     lock.unlock();  // reading_ keeps the others from overtaking this frame.
-    map = map_descriptor(frame);
+    map = map_descriptor(frame, dont_fork);
     lock.lock();
     call = waiting_.find(frame.header.request);
   }
@@ -235,11 +236,12 @@ void Connection::take_in(Frame& frame, std::unique_lock<std::mutex>& lock) {
   }
 }
 
-MapOutcome Connection::map_descriptor(Frame& frame) const noexcept {
+MapOutcome Connection::map_descriptor(Frame& frame, bool dont_fork) const noexcept {
   ArrayBody body;
   if (frame.header.status != 0 || !read_array_body(frame.body, body)) return {};
   const SegmentView view{hello_.store_id, body.segment,       body.offset,
-                         body.bytes,      body.segment_bytes, static_cast<Access>(body.access)};
+                         body.bytes,      body.segment_bytes, static_cast<Access>(body.access),
+                         dont_fork};
   const Op op = op_of(frame.header);
   pass_kill_point(op, Step::before_map);
   MapOutcome outcome = MappingCache::instance().install(view, std::move(frame.descriptor));

@@ -61,6 +61,7 @@ class Call {
   std::optional<std::chrono::milliseconds> server_wait{0};  ///< The daemon's deadline; none: never.
   bool interruptible = true;
   bool keep_descriptor = false;          ///< Hand the descriptor over unmapped.
+  bool dont_fork = false;                ///< Map it so that forked children do not inherit it.
   QualifiedName const* loads = nullptr;  ///< `cached`: the key, to give up an unwanted role.
 
   // Valid after a successful call.
@@ -178,7 +179,7 @@ class Connection {
   bool park(Call& call, std::unique_lock<std::mutex>& lock, bool has_callback);
   bool read_one(std::unique_lock<std::mutex>& lock, int flags = 0);
   void take_in(Frame& frame, std::unique_lock<std::mutex>& lock);
-  MapOutcome map_descriptor(Frame& frame) const noexcept;
+  MapOutcome map_descriptor(Frame& frame, bool dont_fork) const noexcept;
   void deliver(Call& call, Frame& frame, MapOutcome& map) noexcept;
   void take_stray(const Frame& frame);
   void promote() noexcept;

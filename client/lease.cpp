@@ -65,7 +65,7 @@ Access Lease::granted_access() const noexcept {
 }
 
 SegmentView Lease::view() const noexcept {
-  return {store_id_, segment_, offset_, bytes_, segment_bytes_, access_};
+  return {store_id_, segment_, offset_, bytes_, segment_bytes_, access_, false};
 }
 
 Result<void> Lease::adopt(std::shared_ptr<Connection> connection, Call& call) {

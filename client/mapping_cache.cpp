@@ -92,8 +92,9 @@ void* map_file(const SegmentView& view, int fd, int prot, bool is_private) noexc
   void* at = bytes >= kHugeBytes ? map_aligned(bytes, prot, flags, fd)
                                  : mmap(nullptr, bytes, prot, flags, fd, 0);
   if (at == MAP_FAILED) return at;
-  // A core dump shall not carry gigabytes that are not the program's own. Both are hints.
+  // A core dump shall not carry gigabytes that are not the program's own. All are hints.
   static_cast<void>(madvise(at, bytes, MADV_DONTDUMP));
+  if (view.dont_fork) static_cast<void>(madvise(at, bytes, MADV_DONTFORK));
   if (bytes >= kHugeBytes && prot != PROT_READ) {
     static_cast<void>(madvise(at, bytes, MADV_HUGEPAGE));
   }

@@ -51,6 +51,7 @@ struct SegmentView {
   std::uint64_t bytes = 0;          ///< > 0
   std::uint64_t segment_bytes = 0;  ///< ≥ offset + bytes
   Access access = Access::read;
+  bool dont_fork = false;  ///< A forked child shall not inherit the map.
 };
 
 enum class MapProblem : std::uint8_t {

@@ -21,6 +21,7 @@ struct CreateCall {
   std::uint64_t ttl_ms = 0;
   std::int64_t timeout_ms = 0;
   std::uint16_t flags = 0;  ///< protocol::kCreate…
+  bool dont_fork = false;   ///< Map it so that forked children do not inherit it.
   bool granted = false;     ///< Set by create(): the daemon made it, whatever came after.
 };
 

@@ -33,7 +33,7 @@ class Segment {
     return OwnedFd(open(path.c_str(), flags | O_CLOEXEC));
   }
   [[nodiscard]] SegmentView view(Access access) const {
-    return {7, number_, 0, bytes_, bytes_, access};
+    return {7, number_, 0, bytes_, bytes_, access, false};
   }
   [[nodiscard]] int fd() const { return fd_.get(); }
 
@@ -43,7 +43,9 @@ class Segment {
   std::uint64_t number_ = 0;
 };
 
-MappingCache& cache() { return MappingCache::instance(); }
+MappingCache& cache() {
+  return MappingCache::instance();
+}
 
 MapOutcome install(const Segment& segment, Access access) {
   const int flags = access == Access::write ? O_RDWR : O_RDONLY;
