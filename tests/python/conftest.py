@@ -19,10 +19,14 @@ import tempfile
 import time
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import shmstore
 from shmstore import _connect
+
+hypothesis.settings.register_profile("shmstore", database=None, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("shmstore")
 
 FULL = os.environ.get("SHMSTORE_TEST_FULL") == "1"
 PATIENCE = 60  # seconds until a condition that has to come true counts as failed

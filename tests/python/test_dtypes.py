@@ -157,7 +157,7 @@ dtypes = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(dtypes)
 def test_texts_say_any_dtype(dtype):
     if dtype.subdtype is not None:
@@ -168,9 +168,7 @@ def test_texts_say_any_dtype(dtype):
     assert text.isascii()
 
 
-@settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_array(client, data):
     dtype = data.draw(dtypes)
