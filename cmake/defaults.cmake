@@ -21,7 +21,7 @@ find_program(SHMSTORE_CCACHE ccache)
 mark_as_advanced(SHMSTORE_CCACHE)
 if(SHMSTORE_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   set(CMAKE_CXX_COMPILER_LAUNCHER "${CMAKE_COMMAND}" -E env
-      "CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime"
+      "CCACHE_SLOPPINESS=pch_defines,time_macros"
       "${SHMSTORE_CCACHE}")
 endif()
 
