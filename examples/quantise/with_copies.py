@@ -7,7 +7,6 @@ import time
 
 import kmeans
 import numpy as np
-import pictures
 
 
 def work(pixels, number, workers, rounds, pipe):
@@ -33,6 +32,8 @@ def start(context, pixels, number, job):
 
 def drive(job, look):
     """Runs the job. `look(pids)` is called once in the middle. Returns (labels, seconds)."""
+    import pictures  # here, so that workers do not load scikit-learn
+
     started = time.perf_counter()
     height, width, channels = next(iter(pictures.photographs().values())).shape
     pixels = np.empty((job.tiles, height, width, channels), "f4")

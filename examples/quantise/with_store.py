@@ -13,14 +13,13 @@ import time
 
 import kmeans
 import measure
-import pictures
 import shmstore as shm
 
 WAIT_S = 5  # how long to wait for a version before looking whether a worker died
 
 
 def newest(name, after):
-    """The array of that name with a version above `after` (None: any), once there is one."""
+    """The array of that name with a version above `after` (0: any), once there is one."""
     shm.wait(name, newer_than=after)
     return shm.attach(name)
 
@@ -30,6 +29,8 @@ def newest(name, after):
 
 def load(tiles):
     """Loader: fills the pixels in place, so that they exist once from the start."""
+    import pictures  # here, so that workers do not load scikit-learn
+
     height, width, channels = next(iter(pictures.photographs().values())).shape
     shape = (tiles, height, width, channels)
     with shm.create("demo/pixels", shape, "f4", keep=True) as pixels:
@@ -40,7 +41,7 @@ def work(number, workers, rounds):
     """Worker: partial sums of its tiles for each version of the centres, labels for the last."""
     pixels = shm.attach("demo/pixels")
     mine = range(number, len(pixels), workers)
-    centres = newest("demo/centres", None)
+    centres = newest("demo/centres", 0)
     for _ in range(rounds):
         sums = kmeans.partial_sums((pixels[t] for t in mine), centres)
         # Held until the next one: without a holder an array that is not kept is gone.
@@ -86,7 +87,7 @@ def drive(job, say, look):
     labels = shm.create("demo/labels", pixels.shape[:3], "u1")
     workers = [role("work", n, job.workers, job.rounds) for n in range(job.workers)]
     try:
-        seen = [None] * job.workers
+        seen = [0] * job.workers
         for number in range(1, job.rounds + 1):
             partials = [wait_for_partial(n, seen[n], workers[n]) for n in range(job.workers)]
             seen = [p.shm.version for p in partials]
