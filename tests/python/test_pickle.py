@@ -221,15 +221,21 @@ def test_grace_has_limits(daemon):
             daemon.client(grace=grace)
 
 
-def test_a_deleted_array_still_travels(client):
+def test_deleted_and_replaced_arrays_travel_by_value(client):
     x = client.put("x", np.arange(3))
-    data = pickle.dumps(x)
+    before = pickle.dumps(x)
     client.delete("x")
-    try:
-        assert pickle.loads(data).tolist() == [0, 1, 2]
-    except shmstore.NotFound:
-        pass  # dying arrays take no new holders
-    assert x.tolist() == [0, 1, 2]
+    y = client.put("y", np.arange(3), replace=True)
+    newer = client.put("y", np.arange(4), replace=True)
+    w = client.create("w", 3, "i8")
+    w[:] = [0, 1, 2]
+    client.delete("w")
+    for array in (x, y, w):
+        copied = pickle.loads(pickle.dumps(array))
+        assert type(copied) is np.ndarray and copied.tolist() == [0, 1, 2]
+    assert by_handle(newer)
+    with pytest.raises(shmstore.NotFound):
+        pickle.loads(before)
 
 
 @pytest.mark.kills_daemon

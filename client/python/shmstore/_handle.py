@@ -26,7 +26,7 @@ import numpy as np
 from . import _connect, _ext
 from ._array import SharedArray, array_on, lease_around, view_on
 from ._dtype import dtype_of, dtype_text
-from ._errors import Disconnected, InvalidArgument, NotFound
+from ._errors import Aborted, Disconnected, InvalidArgument, NotFound
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,7 +65,10 @@ def reduce_array(array: SharedArray, protocol: Any) -> Any:
         arguments += [path, view]
         if len(pickle.dumps(tuple(arguments), 2)) + _PICKLE_BYTES > _HANDLE_BYTES_MAX:
             arguments[4] = None
-    _hand_over(lease)
+    try:
+        _hand_over(lease)
+    except (NotFound, Aborted):  # Deleted or replaced: nobody can attach to it any more.
+        return _by_value(array, protocol)
     return open, tuple(arguments)
 
 
