@@ -1,7 +1,9 @@
 #pragma once
 /// From the command line's globals to a connected client, and from a NAME to a request.
 
+#include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -18,11 +20,25 @@ enum class Autostart {
   if_missing
 };
 
+/// `interrupted`: see shmstore::ConnectOptions.
 [[nodiscard]] Result<shmstore::Client> connect(const Globals& globals,
-                                               Autostart autostart = Autostart::never);
+                                               Autostart autostart = Autostart::never,
+                                               std::function<bool()> interrupted = {});
 
-/// One admin operation on one array. `name` as the user wrote it (`~alice/x`).
+/// The id in a target written `%ID`: an array that has no name.
+[[nodiscard]] std::optional<std::uint64_t> id_of(std::string_view target);
+
+/// As Client::attach_any and Client::info, for `%ID` as well.
+[[nodiscard]] Result<shmstore::AnyArray> attach(shmstore::Client& client, std::string_view target,
+                                                const shmstore::AttachOptions& options);
+[[nodiscard]] Result<shmstore::ArrayInfo> find_info(shmstore::Client& client,
+                                                    std::string_view target);
+
+/// The request that names the array: {"name": …} or {"id": …}.
+[[nodiscard]] Result<std::string> target_json(std::string_view target);
+
+/// One admin operation on one array. `target` as the user wrote it (`x`, `~alice/x`, `%123`).
 [[nodiscard]] Result<std::string> admin_on(shmstore::Client& client, std::string_view op,
-                                           std::string_view name);
+                                           std::string_view target);
 
 }  // namespace shmctl

@@ -173,7 +173,7 @@ void print_checks(const std::vector<Check>& checks) {
       head = indent;
     }
     // Not broken: it may be a command to copy.
-    if (!check.advice.empty()) say(indent + paint(Style::cyan, arrow + check.advice, colour));
+    if (!check.advice.empty()) say("      " + paint(Style::cyan, arrow + check.advice, colour));
   }
 }
 

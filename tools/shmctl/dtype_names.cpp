@@ -48,6 +48,31 @@ Pair split_unit(std::string_view text) {
   return {text.substr(0, bracket), text.substr(bracket)};
 }
 
+/// "[('x', '<f4'), (('title', 'y'), …)]" → "{x, y}"; nested fields and padding are left out.
+std::string field_names(std::string_view text) {
+  std::string names;
+  std::string_view name;  // The last literal of a field's first element.
+  int depth = 0;          // Of brackets.
+  bool in_first = false;  // Before the comma that ends the first element.
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '\'' || c == '"') {
+      std::size_t end = i + 1;
+      while (end < text.size() && text[end] != c) end += text[end] == '\\' ? 2U : 1U;
+      if (in_first) name = text.substr(i + 1, std::min(end, text.size()) - i - 1);
+      i = end;
+      continue;
+    }
+    if (c == '(' && depth == 1) in_first = true;
+    if (c == '(' || c == '[') ++depth;
+    if (c == ')' || c == ']') --depth;
+    if (c != ',' || depth != 2 || !in_first) continue;
+    in_first = false;
+    if (!name.empty()) names += (names.empty() ? "" : ", ") + std::string(name);
+  }
+  return "{" + names + "}";
+}
+
 }  // namespace
 
 std::string dtype_from_numpy(std::string_view text) {
@@ -72,6 +97,7 @@ std::string dtype_from_numpy(std::string_view text) {
 }
 
 std::string dtype_for_people(std::string_view canonical) {
+  if (canonical.starts_with('[')) return field_names(canonical);
   if (canonical.empty() || (canonical.front() != '<' && canonical.front() != '|')) {
     return std::string(canonical);
   }

@@ -10,7 +10,8 @@ namespace shmctl {
 /// shmstore::Dtype::parse takes. What is unknown here comes back as it is, for Dtype to refuse.
 [[nodiscard]] std::string dtype_from_numpy(std::string_view text);
 
-/// "<f8" → "float64", "<M8[ns]" → "datetime64[ns]"; other texts as they are.
+/// "<f8" → "float64", "<M8[ns]" → "datetime64[ns]", a list of fields → "{x, y}"; other texts as
+/// they are.
 [[nodiscard]] std::string dtype_for_people(std::string_view canonical);
 
 }  // namespace shmctl

@@ -95,9 +95,9 @@ Result<void> write_file(const AnyArray& array, const std::string& file) {
 int run_export(const Globals& globals, const ExportOptions& options) {
   Result<Client> client = connect(globals);
   if (!client) return fail(client.error());
-  shmstore::AttachOptions attach;
-  attach.timeout = shmstore::kDoNotWait;
-  Result<AnyArray> array = client->attach_any(options.name, attach);
+  shmstore::AttachOptions attach_options;
+  attach_options.timeout = shmstore::kDoNotWait;
+  Result<AnyArray> array = attach(*client, options.name, attach_options);
   // The only thing an attach waits for is a draft.
   if (!array && array.error().code == ErrorCode::timed_out) {
     return fail(make_error(ErrorCode::not_sealed,
@@ -115,7 +115,7 @@ int run_export(const Globals& globals, const ExportOptions& options) {
                                    {"version", std::to_string(array->version())},
                                    {"nbytes", std::to_string(array->bytes())}}));
   }
-  say("exported " + array->name() + " to " + options.file + ": " +
+  say("exported " + options.name + " to " + options.file + ": " +
       dtype_for_people(array->dtype().text()) + " " + shape_text(array->shape()) + ", " +
       bytes_text(array->bytes()));
   return kDone;

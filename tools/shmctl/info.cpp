@@ -26,7 +26,8 @@ class Sheet {
 
 std::string dtype_text(const ArrayInfo& info) {
   const std::string readable = dtype_for_people(info.dtype);
-  return readable == info.dtype ? readable : readable + "  " + info.dtype;
+  const bool structured = info.dtype.starts_with('[');
+  return structured || readable == info.dtype ? info.dtype : readable + "  " + info.dtype;
 }
 
 std::string state_text(const ArrayInfo& info) {
@@ -48,7 +49,9 @@ void print_info(const ArrayInfo& info) {
   sheet.line("version", info.version == 0 ? "none yet" : std::to_string(info.version));
   sheet.line("owner", user_text(info.uid) + ", perms " + info.perms);
   sheet.line("held by", info.leases == 0 ? "nobody" : count_text(info.leases, "lease"));
-  sheet.line("kept", info.kept ? kept_text(info) : "no: it goes with its last holder");
+  sheet.line("kept", !info.kept   ? "no: it goes with its last holder"
+                     : info.ttl_s ? "for " + span_text(*info.ttl_s) + " more"
+                                  : "until it is deleted");
   sheet.line("created", time_text(info.created) + ", " + age_text(info.created) + " ago");
   if (info.sealed_at) {
     sheet.line("sealed", time_text(*info.sealed_at) + ", " + age_text(*info.sealed_at) + " ago");
@@ -62,7 +65,7 @@ int run_info(const Globals& globals, const NameOption& options) {
   Result<shmstore::Client> client = connect(globals);
   if (!client) return fail(client.error());
   if (globals.json) return print_json(admin_on(*client, "info", options.name));
-  Result<ArrayInfo> info = client->info(options.name);
+  Result<ArrayInfo> info = find_info(*client, options.name);
   if (!info) return fail(info.error());
   print_info(*info);
   return kDone;

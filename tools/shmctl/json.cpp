@@ -8,6 +8,7 @@ namespace shmctl {
 using Json = nlohmann::ordered_json;
 using shmstore::Error;
 using shmstore::ErrorCode;
+using shmstore::Holder;
 using shmstore::make_error;
 using shmstore::Result;
 
@@ -97,16 +98,20 @@ Result<SelfcheckReply> parse_selfcheck(std::string_view text) {
   return reply;
 }
 
-Result<std::vector<std::int64_t>> parse_holder_pids(std::string_view text) {
-  Result<Json> holders = member(text, "holders");
-  if (!holders) return holders.error();
-  std::vector<std::int64_t> pids;
-  for (const Json& holder : *holders) {
-    const auto pid = holder.find("pid");
-    if (pid == holder.end() || !pid->is_number_integer()) return unexpected(text, "has no 'pid'");
-    pids.push_back(pid->get<std::int64_t>());
+Result<std::vector<Holder>> parse_holders(std::string_view text) {
+  Result<Json> rows = member(text, "holders");
+  if (!rows) return rows.error();
+  std::vector<Holder> holders;
+  try {
+    for (const Json& row : *rows) {
+      holders.push_back({row.at("pid").get<std::int64_t>(), row.at("command").get<std::string>(),
+                         row.at("uid").get<std::uint32_t>(), row.at("access").get<std::string>(),
+                         row.at("since").get<double>()});
+    }
+  } catch (const Json::exception& exception) {
+    return unexpected(text, exception.what());
   }
-  return pids;
+  return holders;
 }
 
 }  // namespace shmctl

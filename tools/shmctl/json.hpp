@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "shmstore/client.hpp"
 #include "shmstore/error.hpp"
 
 namespace shmctl {
@@ -44,7 +45,7 @@ struct SelfcheckReply {
 };
 [[nodiscard]] shmstore::Result<SelfcheckReply> parse_selfcheck(std::string_view text);
 
-/// The process ids in what `holders` answered; 0 stands for a hand-over lease.
-[[nodiscard]] shmstore::Result<std::vector<std::int64_t>> parse_holder_pids(std::string_view text);
+/// What `holders` answered.
+[[nodiscard]] shmstore::Result<std::vector<shmstore::Holder>> parse_holders(std::string_view text);
 
 }  // namespace shmctl

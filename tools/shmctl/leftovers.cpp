@@ -55,13 +55,13 @@ std::vector<Survivor> memory_holders(const std::vector<pid_t>& living,
 Result<bool> holders_alive(Client& client, const std::vector<ArrayInfo>& arrays) {
   for (const ArrayInfo& info : arrays) {
     if (info.leases == 0) continue;
-    Result<std::string> reply = client.admin("holders", json_object({{"id", json_quote(info.id)}}));
+    Result<std::string> reply = admin_on(client, "holders", "%" + info.id);
     if (!reply && reply.error().code == shmstore::ErrorCode::not_found) return false;
     if (!reply) return reply.error();
-    Result<std::vector<std::int64_t>> pids = parse_holder_pids(*reply);
-    if (!pids) return pids.error();
-    for (const std::int64_t pid : *pids) {
-      if (pid != 0 && !is_alive(static_cast<pid_t>(pid))) return false;
+    Result<std::vector<shmstore::Holder>> holders = parse_holders(*reply);
+    if (!holders) return holders.error();
+    for (const shmstore::Holder& holder : *holders) {
+      if (holder.pid != 0 && !is_alive(static_cast<pid_t>(holder.pid))) return false;
     }
   }
   return true;

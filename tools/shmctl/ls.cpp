@@ -20,12 +20,11 @@ Style state_style(const ArrayInfo& info) {
   return info.state == "mutable" ? Style::cyan : Style::plain;
 }
 
-/// "0640" → "rw-r-----", without the execute bits, which arrays do not have: "rw-r---".
+/// "0640" → "rwr---": owner, group, others; arrays have no execute bits.
 std::string perms_text(const std::string& octal) {
   std::string text;
   for (std::size_t i = octal.size() < 3 ? 0 : octal.size() - 3; i < octal.size(); ++i) {
     const unsigned bits = static_cast<unsigned>(octal[i] - '0');
-    if (!text.empty()) text += ' ';
     text += (bits & 4U) != 0 ? 'r' : '-';
     text += (bits & 2U) != 0 ? 'w' : '-';
   }
@@ -59,14 +58,13 @@ Table long_table(const std::vector<ArrayInfo>& arrays) {
                {"SIZE", Align::right},
                {"AGE", Align::right},
                {"STATE", Align::left},
-               {"VERSION", Align::right},
+               {"VER", Align::right},
                {"KEPT", Align::left},
-               {"DTYPE", Align::left, true},
-               {"SHAPE", Align::left, true},
+               {"DTYPE", Align::left, true, true},
+               {"SHAPE", Align::left, true, true},
                {"NAME", Align::left, true}});
   for (const ArrayInfo& info : arrays) {
-    std::string state = info.state;
-    if (info.sealed == "hard") state += ", hard";
+    const std::string state = info.sealed == "hard" ? "hard" : info.state;
     std::string kept = "no";
     if (info.kept) kept = info.ttl_s ? span_text(*info.ttl_s) : "yes";
     table.add({{perms_text(info.perms)},
@@ -91,9 +89,21 @@ int print_names(const std::vector<ArrayInfo>& arrays) {
   return kDone;
 }
 
+/// "~alice/sim/" → the request for names with "sim/" in the name space of alice.
+Result<std::string> list_request(const std::string& prefix) {
+  if (!prefix.starts_with('~')) return json_object({{"prefix", json_quote(prefix)}});
+  const std::size_t slash = std::min(prefix.find('/'), prefix.size());
+  Result<std::string> resolved =
+      shmstore::Client::resolve_name(prefix.substr(0, slash) + "/any");  // "~1000/any"
+  if (!resolved) return resolved.error();
+  const std::string uid = resolved->substr(1, resolved->find('/') - 1);
+  const std::string rest = slash == prefix.size() ? "" : prefix.substr(slash + 1);
+  return json_object({{"prefix", json_quote(rest)}, {"uid", uid}});
+}
+
 int print_list_json(shmstore::Client& client, const LsOptions& options) {
-  (void)options;
-  return print_json(client.admin("list", "{}"));
+  Result<std::string> request = list_request(options.prefix);
+  return print_json(request ? client.admin("list", *request) : request);
 }
 
 }  // namespace
@@ -104,8 +114,6 @@ int run_ls(const Globals& globals, const LsOptions& options) {
   if (globals.json) return print_list_json(*client, options);
   Result<std::vector<ArrayInfo>> arrays = client->list(options.prefix);
   if (!arrays) return fail(arrays.error());
-  std::sort(arrays->begin(), arrays->end(),
-            [](const ArrayInfo& a, const ArrayInfo& b) { return a.name < b.name; });
   if (options.names_only) return print_names(*arrays);
   if (arrays->empty()) {
     say(options.prefix.empty() ? "no arrays" : "no arrays under " + options.prefix);

@@ -132,7 +132,8 @@ CLI::Option* add_count(CLI::App& command, const std::string& name, std::uint64_t
 }
 
 CLI::Option* add_name(CLI::App& command, std::string& target) {
-  return command.add_option("NAME", target, "The array: NAME, ~UID/NAME or ~USER/NAME")->required();
+  return command.add_option("NAME", target, "The array: NAME, ~USER/NAME, or %ID as ls has it")
+      ->required();
 }
 
 /// "3,4", "(3, 4)", "3x4"; "()" is one item.

@@ -163,7 +163,7 @@ std::string kept_text(const shmstore::ArrayInfo& info) {
 }
 
 std::string label_text(const shmstore::ArrayInfo& info) {
-  return info.name.empty() ? "(anonymous " + info.id + ")" : info.name;
+  return info.name.empty() ? "%" + info.id : info.name;
 }
 
 std::vector<std::string> wrapped(std::string_view text, int width) {

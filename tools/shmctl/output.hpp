@@ -50,7 +50,7 @@ enum class Style {
 [[nodiscard]] std::string bar_text(double part, int columns, bool colour);
 /// "kept", "kept for 3m" or "".
 [[nodiscard]] std::string kept_text(const shmstore::ArrayInfo& info);
-/// The name, or "#id" in words for an anonymous array.
+/// The name, or what stands for it on the command line: %ID.
 [[nodiscard]] std::string label_text(const shmstore::ArrayInfo& info);
 
 /// `text` broken between words into lines of `width` characters; 0: not at all.

@@ -135,15 +135,17 @@ std::uint64_t held_bytes(pid_t pid, const std::set<ino_t>& segments) {
     std::istringstream fields(line);
     std::uint64_t start = 0;
     std::uint64_t end = 0;
+    std::uint64_t offset = 0;
     char dash = 0;
     std::string perms;
-    std::string offset;
     std::string device;
     ino_t inode = 0;
     std::string path;
     fields >> std::hex >> start >> dash >> end >> perms >> offset >> device >> std::dec >> inode >>
         path;
-    if (fields && is_segment(path, inode, segments)) mapped[inode] += end - start;
+    if (!fields || !is_segment(path, inode, segments)) continue;
+    // A segment may be mapped twice (inherited and attached), or in pieces.
+    mapped[inode] = std::max(mapped[inode], offset + (end - start));
   }
   for (const auto& [inode, bytes] : mapped) held.emplace(inode, bytes);
   std::uint64_t total = 0;

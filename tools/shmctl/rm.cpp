@@ -14,7 +14,7 @@ int run_rm(const Globals& globals, const RmOptions& options) {
   std::vector<std::string> removed;
   // One that is refused does not stop the others, as with rm(1).
   for (const std::string& name : options.names) {
-    if (Result<void> done = client->remove(name); !done) {
+    if (Result<std::string> done = admin_on(*client, "remove", name); !done) {
       status = std::max(status, fail(done.error()));
     } else {
       removed.push_back(json_quote(name));

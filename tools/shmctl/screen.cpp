@@ -14,8 +14,9 @@ namespace shmctl {
 
 namespace {
 
-constexpr std::string_view kEnter = "\x1b[?1049h\x1b[?25l\x1b[H\x1b[2J";
-constexpr std::string_view kLeave = "\x1b[?25h\x1b[?1049l";
+// Alternate screen, no cursor, lines that are too long end at the edge; and back.
+constexpr std::string_view kEnter = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[H\x1b[2J";
+constexpr std::string_view kLeave = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 
 sigset_t handled_signals() {
   sigset_t set;

@@ -11,10 +11,10 @@ namespace {
 
 /// Joins the writers of the array and seals it.
 Result<void> seal(shmstore::Client& client, const SealOptions& options) {
-  shmstore::AttachOptions attach;
-  attach.access = shmstore::Access::write;
-  attach.timeout = shmstore::kDoNotWait;
-  Result<AnyArray> array = client.attach_any(options.name, attach);
+  shmstore::AttachOptions attach_options;
+  attach_options.access = shmstore::Access::write;
+  attach_options.timeout = shmstore::kDoNotWait;
+  Result<AnyArray> array = attach(client, options.name, attach_options);
   if (!array) return array.error();
   shmstore::SealOptions seal_options;
   seal_options.hard = options.hard;
@@ -27,7 +27,7 @@ Result<void> seal(shmstore::Client& client, const SealOptions& options) {
 int run_seal(const Globals& globals, const SealOptions& options) {
   Result<shmstore::Client> client = connect(globals);
   if (!client) return fail(client.error());
-  Result<ArrayInfo> info = client->info(options.name);
+  Result<ArrayInfo> info = find_info(*client, options.name);
   if (!info) return fail(info.error());
   // Nobody can attach a sealed array for writing; sealing it again is no mistake.
   const bool sealed_before = info->state == "sealed" && !(options.hard && info->sealed != "hard");

@@ -6,8 +6,16 @@ namespace shmctl {
 
 namespace {
 
-constexpr std::size_t kGap = 2;             // Blanks between columns.
-constexpr std::size_t kShrunkWidthMin = 8;  // No column is cut to less.
+constexpr std::size_t kGap = 2;              // Blanks between columns.
+constexpr std::size_t kShrunkWidthMin = 12;  // No column is cut to less.
+
+std::size_t total_of(const std::vector<std::size_t>& widths) {
+  std::size_t total = 0;
+  for (std::size_t width : widths) {
+    if (width > 0) total += width + (total > 0 ? kGap : 0);
+  }
+  return total;
+}
 
 bool continues(char c) {
   return (static_cast<unsigned char>(c) & 0xc0U) == 0x80U;
@@ -37,7 +45,7 @@ void Table::add_plain(std::vector<std::string> texts) {
   rows_.push_back(std::move(row));
 }
 
-std::vector<std::size_t> Table::widths(std::size_t limit) const {
+std::vector<std::size_t> Table::full_widths() const {
   std::vector<std::size_t> widths;
   for (const Column& column : columns_) widths.push_back(display_width(column.title));
   for (const std::vector<Cell>& row : rows_) {
@@ -45,19 +53,37 @@ std::vector<std::size_t> Table::widths(std::size_t limit) const {
       widths[i] = std::max(widths[i], display_width(row[i].text));
     }
   }
-  if (limit == 0) return widths;
-  std::size_t total = kGap * (widths.size() - 1);
-  for (std::size_t width : widths) total += width;
-  while (total > limit) {
+  return widths;
+}
+
+void Table::drop_columns(std::vector<std::size_t>& widths, std::size_t limit) const {
+  for (std::size_t i = columns_.size(); i-- > 0;) {
+    std::vector<std::size_t> least = widths;
+    for (std::size_t k = 0; k < least.size(); ++k) {
+      if (columns_[k].shrinks) least[k] = std::min(least[k], kShrunkWidthMin);
+    }
+    if (total_of(least) <= limit) return;
+    if (columns_[i].drops) widths[i] = 0;
+  }
+}
+
+void Table::cut_columns(std::vector<std::size_t>& widths, std::size_t limit) const {
+  while (total_of(widths) > limit) {
     std::size_t widest = columns_.size();
     for (std::size_t i = 0; i < columns_.size(); ++i) {
       if (!columns_[i].shrinks || widths[i] <= kShrunkWidthMin) continue;
       if (widest == columns_.size() || widths[i] > widths[widest]) widest = i;
     }
-    if (widest == columns_.size()) break;
+    if (widest == columns_.size()) return;
     --widths[widest];
-    --total;
   }
+}
+
+std::vector<std::size_t> Table::widths(std::size_t limit) const {
+  std::vector<std::size_t> widths = full_widths();
+  if (limit == 0) return widths;
+  drop_columns(widths, limit);
+  cut_columns(widths, limit);
   return widths;
 }
 
@@ -66,6 +92,7 @@ std::string Table::line(const std::vector<Cell>& row, const std::vector<std::siz
   std::string line;
   std::size_t blanks = 0;  // Owed, so that no line ends in blanks.
   for (std::size_t i = 0; i < row.size(); ++i) {
+    if (widths[i] == 0) continue;
     const std::string text = cut_text(row[i].text, widths[i]);
     const std::size_t rest = widths[i] - display_width(text);
     if (columns_[i].align == Align::right) blanks += rest;

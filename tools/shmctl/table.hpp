@@ -1,5 +1,6 @@
 #pragma once
-/// Aligned columns. On a terminal the widest shrinkable columns give way until a row fits.
+/// Aligned columns. On a narrow terminal the widest shrinkable columns are cut until a row fits;
+/// when that is not enough, those that may be dropped are left out, the last one first.
 
 #include <string>
 #include <vector>
@@ -22,6 +23,7 @@ struct Column {
   std::string title;
   Align align = Align::left;
   bool shrinks = false;  ///< May be cut, with an ellipsis, on a narrow terminal.
+  bool drops = false;    ///< May be left out when cutting is not enough.
 };
 
 class Table {
@@ -40,7 +42,11 @@ class Table {
   void print() const;
 
  private:
+  /// Width of each column, 0 for one that is left out.
   [[nodiscard]] std::vector<std::size_t> widths(std::size_t limit) const;
+  [[nodiscard]] std::vector<std::size_t> full_widths() const;
+  void drop_columns(std::vector<std::size_t>& widths, std::size_t limit) const;
+  void cut_columns(std::vector<std::size_t>& widths, std::size_t limit) const;
   [[nodiscard]] std::string line(const std::vector<Cell>& row,
                                  const std::vector<std::size_t>& widths, bool colour) const;
 

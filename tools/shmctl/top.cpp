@@ -1,6 +1,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "commands.hpp"
@@ -72,7 +73,8 @@ Table array_table(const std::vector<ArrayInfo>& arrays) {
   return table;
 }
 
-std::vector<std::string> render(const Snapshot& snapshot, int columns, bool colour) {
+/// At most `rows` lines; 0: as many as there are.
+std::vector<std::string> render(const Snapshot& snapshot, int columns, int rows, bool colour) {
   const StoreStatus& status = snapshot.status;
   const double full = status.capacity == 0
                           ? 0
@@ -82,7 +84,7 @@ std::vector<std::string> render(const Snapshot& snapshot, int columns, bool colo
                   std::to_string(status.pid) + "  up " + span_text(status.uptime_s) + "  " +
                   count_text(status.arrays, "array") + "  " +
                   count_text(status.sessions, "session") + "  " + grouped_text(status.fds) +
-                  " of " + grouped_text(status.fds_max) + " fds");
+                  " fds" + paint(Style::dim, rows > 0 ? "  q quits" : "", colour));
   std::string memory = "  " + bytes_text(status.used) + " of " + bytes_text(status.capacity);
   if (status.pinned > 0) memory += ", " + bytes_text(status.pinned) + " pinned";
   if (status.pooled > 0) memory += ", " + bytes_text(status.pooled) + " pooled";
@@ -98,6 +100,12 @@ std::vector<std::string> render(const Snapshot& snapshot, int columns, bool colo
   };
   append(user_table(status), "no users");
   append(array_table(snapshot.arrays), "no arrays");
+  const auto limit = static_cast<std::size_t>(rows);
+  if (rows > 0 && lines.size() > limit) {
+    const std::size_t hidden = lines.size() - limit + 1;
+    lines.resize(limit - 1);
+    lines.push_back(paint(Style::dim, "and " + grouped_text(hidden) + " more", colour));
+  }
   return lines;
 }
 
@@ -113,7 +121,7 @@ int print_json_snapshot(Client& client) {
 int print_plain(Client& client) {
   Result<Snapshot> snapshot = take_snapshot(client);
   if (!snapshot) return fail(snapshot.error());
-  for (const std::string& line : render(*snapshot, 0, false)) say(line);
+  for (const std::string& line : render(*snapshot, 0, 0, false)) say(line);
   return kDone;
 }
 
@@ -125,7 +133,7 @@ Result<void> refresh(Client& client, Screen& screen, const TopOptions& options) 
     if (!snapshot) return snapshot.error();
     Screen::Wake wake = Screen::Wake::resize;
     while (wake == Screen::Wake::resize) {
-      screen.show(render(*snapshot, terminal_columns(), colour));
+      screen.show(render(*snapshot, terminal_columns(), screen.rows(), colour));
       if (shown == options.count) return {};
       wake = screen.wait(options.interval);
     }
@@ -136,16 +144,18 @@ Result<void> refresh(Client& client, Screen& screen, const TopOptions& options) 
 }  // namespace
 
 int run_top(const Globals& globals, const TopOptions& options) {
-  Result<Client> client = connect(globals);
+  std::optional<Screen> screen;
+  // A daemon that does not answer must not keep the keys from being read.
+  Result<Client> client =
+      connect(globals, Autostart::never, [&screen] { return screen && screen->quit_pending(); });
   if (!client) return fail(client.error());
   if (globals.json) return print_json_snapshot(*client);
   if (isatty(STDIN_FILENO) != 1 || isatty(STDOUT_FILENO) != 1) return print_plain(*client);
-  Result<void> done;
-  {
-    Result<Screen> screen = Screen::open();
-    if (!screen) return fail(screen.error());
-    done = refresh(*client, *screen, options);
-  }
+  Result<Screen> opened = Screen::open();
+  if (!opened) return fail(opened.error());
+  screen.emplace(std::move(*opened));
+  Result<void> done = refresh(*client, *screen, options);
+  screen.reset();
   // Said after the screen is gone, where it stays to be read.
   return done ? kDone : fail(done.error());
 }

@@ -31,7 +31,7 @@ void print_event(const Event& event, bool colour) {
   if (event.event == "lost") {
     line += "some events were dropped: this watch was too slow";
   } else {
-    line += event.name.empty() ? "(anonymous " + event.id + ")" : event.name;
+    line += event.name.empty() ? "%" + event.id : event.name;
     if (event.version > 0) line += "  version " + std::to_string(event.version);
   }
   say(line);

@@ -10,20 +10,13 @@ namespace shmctl {
 
 using shmstore::Holder;
 
-namespace {
-
-int print_who_json(shmstore::Client& client, const std::string& name) {
-  const Result<std::string> reply = admin_on(client, "holders", name);
-  return print_json(reply ? json_member(*reply, "holders") : reply);
-}
-
-}  // namespace
-
 int run_who(const Globals& globals, const NameOption& options) {
   Result<shmstore::Client> client = connect(globals);
   if (!client) return fail(client.error());
-  if (globals.json) return print_who_json(*client, options.name);
-  Result<std::vector<Holder>> holders = client->holders(options.name);
+  const Result<std::string> reply = admin_on(*client, "holders", options.name);
+  if (!reply) return fail(reply.error());
+  if (globals.json) return print_json(json_member(*reply, "holders"));
+  Result<std::vector<Holder>> holders = parse_holders(*reply);
   if (!holders) return fail(holders.error());
   if (holders->empty()) {
     say("nobody holds " + options.name);
