@@ -19,7 +19,7 @@ struct Size {
   std::uint64_t bytes = 0;
   unsigned percent = 0;  ///< 1 to 100; 0: `bytes` counts.
   [[nodiscard]] std::uint64_t of(std::uint64_t whole) const noexcept {
-    return percent == 0 ? bytes : whole / 100 * percent;
+    return percent == 0 ? bytes : whole / 100 * percent + whole % 100 * percent / 100;
   }
   friend bool operator==(const Size&, const Size&) = default;
 };
