@@ -1,7 +1,7 @@
 """Every test has a daemon of its own, on a socket of its own; it is stopped by its process id.
 
-The daemon checks its invariants after each request (SHMSTORE_SELFCHECK), and at the end of each test
-the store's accounting has to be clean. Its log is shown when the test fails.
+The daemon checks its invariants after each request (SHMSTORE_SELFCHECK), and at the end of each
+test the store's accounting has to be clean. Its log is shown when the test fails.
 
 Programs: `shmstored` is $SHMSTORED, else the one beside this Python. Larger sizes, as the store
 promises them, run with SHMSTORE_TEST_FULL=1.

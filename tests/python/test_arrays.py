@@ -63,7 +63,8 @@ def test_results_are_plain_and_have_no_lease(client):
         x.astype("f4"), x.astype("f8"), x.flatten(), x.repeat(2), x.take([0, 1]), x.cumsum(),
         x.argsort(), x.argmax(axis=0), x.dot(np.ones(4)), x.dot(x.T), x.round(), x.clip(0, 1),
         x.byteswap(), x.conj() * 1, x.compress([True, False, True], axis=0), x.T.ravel(), x.std(0),
-        np.zeros_like(x), np.empty_like(x), np.sort(x), np.concatenate([x, x]), np.where(x > 1, x, 0),
+        np.zeros_like(x), np.empty_like(x), np.sort(x), np.concatenate([x, x]),
+        np.where(x > 1, x, 0),
         np.array(x), np.copy(x), np.roll(x, 1), np.tile(x, 2), np.dot(x, x.T), np.inner(x, x),
         np.unique(x), np.add.outer(x[0], x[0]), np.einsum("ij->i", x), copy.copy(x),
         copy.deepcopy(x), x[[[0]], [[1]]],
@@ -164,7 +165,7 @@ def test_weak_references(client):
     assert reference() is None
 
 
-# --- release ---------------------------------------------------------------------------------------
+# --- release --------------------------------------------------------------------------------------
 
 
 def test_release_ends_the_lease_now(client):

@@ -17,7 +17,7 @@ from shmstore import _errors
 ROOT = Path(__file__).resolve().parents[2]
 
 
-# --- errors ----------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 def test_there_is_a_class_for_every_code():
@@ -130,7 +130,7 @@ def test_missing_names(client):
         client.attach(id="123456789")
 
 
-# --- create and put --------------------------------------------------------------------------------
+# --- create and put -------------------------------------------------------------------------------
 
 
 def test_create_fill_seal(client):
@@ -246,7 +246,7 @@ def test_many(client):
     assert client.info("many/1")["leases"] == 0
 
 
-# --- attach ----------------------------------------------------------------------------------------
+# --- attach ---------------------------------------------------------------------------------------
 
 
 def test_modes(client):
@@ -290,7 +290,7 @@ def test_same_memory_for_all(client, daemon):
     assert np.array_equal(x, z)
 
 
-# --- looking ---------------------------------------------------------------------------------------
+# --- looking --------------------------------------------------------------------------------------
 
 INFO_KEYS = set(
     "id name dtype shape order nbytes state version perms uid leases kept ttl_s created sealed "
@@ -383,7 +383,7 @@ def test_watch(client):
     del x, y
 
 
-# --- limits ----------------------------------------------------------------------------------------
+# --- limits ---------------------------------------------------------------------------------------
 
 
 def test_capacity(tmp_path):
@@ -406,7 +406,7 @@ def test_capacity(tmp_path):
         daemon.stop()
 
 
-# --- the module's functions ------------------------------------------------------------------------
+# --- the module's functions -----------------------------------------------------------------------
 
 
 def test_functions_are_the_methods():

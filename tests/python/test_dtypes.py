@@ -49,7 +49,8 @@ def test_values_of_all_kinds(client):
         np.array([1.5, np.nan, -0.0, np.inf], "f2"), np.array([1 + 2j, -3j], ">c16"),
         np.array(["grün", "", "日本"], "U4"), np.array([b"ab\0c", b""], "S4"),
         np.array(["2026-11-21", "NaT"], "M8[D]"), np.array([True, False]),
-        np.array([(1.0, 2, b"abc"), (3.0, 4, b"d")], POINT), np.longdouble("1.25") + np.zeros(3, "g"),
+        np.array([(1.0, 2, b"abc"), (3.0, 4, b"d")], POINT),
+        np.longdouble("1.25") + np.zeros(3, "g"),
         np.array([(True, 1, 2)], [("a", "?"), ("b", "i1"), ("c", "f8")]),
     ]  # fmt: skip
     for source in arrays:

@@ -120,7 +120,8 @@ class SharedArray(_ext.ArrayBase):
     client's ``grace``, 60 s unless set, even if the sender lets go. The receiver gets the same
     memory: a draft it can write to, a mutable array writable if this view is, otherwise a read-only
     array. Pickled by value: what has no lease, private copies (mode ``"c"``), views with a stride
-    of zero, and arrays that were deleted or replaced, which nobody can attach to any more. ``copy.copy`` and ``copy.deepcopy`` give plain ndarrays.
+    of zero, and arrays that were deleted or replaced, which nobody can attach to any more.
+    ``copy.copy`` and ``copy.deepcopy`` give plain ndarrays.
 
     A ``with`` block seals a draft that this process created when it ends, or drops it on an
     exception; for other arrays the end of the block does nothing.

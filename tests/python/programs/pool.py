@@ -58,9 +58,13 @@ def main(kind, method):
     if kind == "pool":
         # A worker ends after two tasks: what it returned must outlive it.
         with context.Pool(2, maxtasksperchild=2) as pool:
-            use(lambda f, xs: pool.map(f, xs, chunksize=1), pool.starmap)
+            # Sizes are given: Pool would divide by its workers, and between two there may be none.
+            use(
+                lambda f, xs: pool.map(f, xs, chunksize=1),
+                lambda f, xs: pool.starmap(f, xs, chunksize=1),
+            )
             if method == "fork":
-                assert pool.map(inherited, [0, 0])[0].tolist() == [0, 2, 4, 6, 8]
+                assert pool.map(inherited, [0, 0], chunksize=1)[0].tolist() == [0, 2, 4, 6, 8]
             pool.close()
             pool.join()
     elif kind == "executor":
