@@ -30,6 +30,10 @@ void Registry::Impl::settle() {
       const ArrayId id = marked_arrays.back();
       marked_arrays.pop_back();
       if (Array* array = arrays.find(id)) settle_array(*array);
+    } else if (!marked_seals.empty()) {
+      const auto found = waiters.find(*marked_seals.begin());
+      marked_seals.erase(marked_seals.begin());
+      if (found != waiters.end()) retry_seal(*found->second);
     } else if (room) {
       room = false;
       retry_creates();

@@ -361,7 +361,8 @@ struct Registry::Impl {
   // Marked for settle().
   std::vector<NameEntry*> marked_names;
   std::vector<ArrayId> marked_arrays;
-  bool room = false;  ///< Something was given back: waiting creates may fit.
+  std::set<std::uint64_t> marked_seals;  ///< Waiters by seq: versions go by order of arrival.
+  bool room = false;                     ///< Something was given back: waiting creates may fit.
 
   // Sums, recomputed by selfcheck().
   std::uint64_t next_seq = 1;

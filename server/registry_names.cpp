@@ -76,10 +76,8 @@ void Registry::Impl::settle_array(Array& array) {
     }
   }
   if (std::exchange(array.wake_seal, false)) {
-    for (Waiter* waiter = array.seal_waiters.first(); waiter != nullptr;) {
-      Waiter* next = waiter->next;
-      retry_seal(*waiter);
-      waiter = next;
+    for (Waiter* waiter = array.seal_waiters.first(); waiter != nullptr; waiter = waiter->next) {
+      marked_seals.insert(waiter->seq);
     }
   }
   const bool named_for_good = array.kept && array.state != State::dying;

@@ -120,17 +120,19 @@ TEST_CASE("attach: by name, a wait for one of two drafts lasts as long as there 
   }
 }
 
-TEST_CASE("attach: rights are asked again when the wait ends") {
+TEST_CASE("attach: rights that are taken away end the wait") {
   Store store;
   const SessionId alice = store.join(kAlice), bob = store.join(kBob);
   CreateSpec spec = Store::spec("grid");
   spec.perms = 0644;
   const ArrayId id = store.granted(store.create(alice, spec));
-  const RequestId waits = store.attach(bob, by_name("grid", -1, 0, kAlice));
-  CHECK(store.open(waits));
+  const RequestId named = store.attach(bob, by_name("grid", -1, 0, kAlice));
+  const RequestId handle = store.attach(bob, by_id(id, Access::read, -1));
+  CHECK(store.open(named));
+  CHECK(store.open(handle));
   CHECK(store.chmod(alice, with_id(id), 0600).has_value());
-  store.seal(alice, id);
-  CHECK(store.code(waits) == ErrorCode::permission_denied);
+  CHECK(store.code(named) == ErrorCode::permission_denied);
+  CHECK(store.code(handle) == ErrorCode::permission_denied);
 }
 
 TEST_CASE("attach: a co-writer of a draft is told when its creator is gone") {
