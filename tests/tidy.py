@@ -2,8 +2,8 @@
 `file:line: text`, ends with a count, and exits 1 if there is one.
 
 A check is a function from a tree ({path: text}) to problems (path, line, text). Before the real
-tree is checked, each check has to find the fault that CANARIES plants for it and to be silent
-about the corrected version, so that none can pass because it looks at nothing.
+tree is checked, each check has to find the fault that tidy_canaries.py plants for it and to be
+silent about the corrected version, so that none can pass because it looks at nothing.
 
 A line that has to break a rule says so, with its reason: `tidy: allow(RULE) because …`, where
 RULE is the word in brackets at the end of the problem.
@@ -13,6 +13,8 @@ import ast
 import re
 import sys
 from pathlib import Path
+
+from tidy_canaries import CANARIES
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("include", "server", "client", "tools", "tests", "examples", "cmake", "docs", "systemd")
@@ -224,23 +226,21 @@ BANNED_CPP = (  # (rule, where, pattern, what to use)
     ("sprintf", "", r"\bv?sprintf\s*\(", "std::snprintf with the buffer's size"),
     ("strcpy", "", r"\b(strn?cpy|strn?cat|stpcpy|gets)\s*\(", "std::string or std::memcpy"),
     ("strtok", "", r"\bstrtok(_r)?\s*\(", "std::string_view::find"),
-    ("atoi", "", r"\bato(i|l|ll|f)\s*\(|\bsto(i|l|ll|ul|ull|d|f)\s*\(", "std::from_chars"),
+    ("atoi", r"(?!tests/)", r"\b(ato(i|l|ll|f)|sto(i|l|ll|ul|ull|d|f))\s*\(", "std::from_chars"),
     ("rand", "", r"\bs?rand\s*\(", "<random> with a printed seed"),
     ("regex", "", r"\bstd::regex|<regex>", "a hand-written match: std::regex is slow and throws"),
     ("iostream", r"server/|client/", r"\bstd::(cout|cerr|endl)\b", "the log, or a returned text"),
     ("namespace", "", r"\busing\s+namespace\s+std\s*;", "std:: where it is used"),
-    ("shell", "", r"\b(system|popen)\s*\(", "posix_spawn or fork and exec"),
+    ("shell", "", r"(std::|[^:\w]::)system\s*\(|\bpopen\s*\(", "posix_spawn"),
     ("signal", "", r"(?<![\w.>])signal\s*\(\s*SIG\w+,(?!\s*SIG_)", "sigaction"),
     ("exit", r"client/", r"\bstd::(abort|exit|quick_exit|terminate)\b|\bassert\s*\(", "an Error"),
-    ("sleep", r"tests/(?!support)|server/", r"\b(u|nano)?sleep\s*\(|\bsleep_(for|until)\s*\(", "wait_until"),
+    ("sleep", r"tests/(?!support)|server/", r"\b(sleep_for|(u|nano)?sleep)\s*\(", "wait_until"),
     ("lookup", r"server/", r"\b(getpw|getgr|getaddrinfo|gethostby)\w*\s*\(", "numbers: W5"),
 )
 BANNED_PYTHON = (
-    ("sleep", r"tests/", r"\btime\.sleep\s*\(", "wait_until"),
     ("shell", "", r"\bos\.(system|popen)\s*\(|shell\s*=\s*True", "subprocess with a list"),
     ("eval", "", r"(?<![\w.])(eval|exec)\s*\(", "ast.literal_eval, json"),
     ("except", "", r"^\s*except\s*:", "except with the class that is meant"),
-    ("assert", r"client/python/shmstore/", r"^\s*assert\b", "an exception: -O drops assertions"),
 )
 LEFTOVER_WORDS = ("FIX" + "ME", "TO" + "DO", "X" + "XX", "HA" + "CK")  # in halves: not this line
 LEFTOVERS = re.compile(r"\b(" + "|".join(LEFTOVER_WORDS) + r")\b")
@@ -258,6 +258,21 @@ def check_banned(tree):
                 if re.match(where, path) and re.search(pattern, line):
                     if f"tidy: allow({rule})" not in raw[number - 1]:
                         yield path, number, f"not here; use {instead} [{rule}]"
+
+
+def check_fixed_sleeps(tree):
+    """Python tests sleep in a loop that looks for something, never for a time."""
+    for path, text in tree.items():
+        if not path.startswith("tests/") or not path.endswith(".py"):
+            continue
+        module = ast.parse(text)
+        loops = [n for n in ast.walk(module) if isinstance(n, ast.While)]
+        polling = {id(call) for loop in loops for call in ast.walk(loop)}
+        for node in ast.walk(module):
+            call = isinstance(node, ast.Call) and ast.unparse(node.func)
+            if call in ("time.sleep", "sleep") and id(node) not in polling:
+                if "tidy: allow(sleep)" not in text.splitlines()[node.lineno - 1]:
+                    yield path, node.lineno, "a fixed time; look for the condition [sleep]"
 
 
 def without_python_literals(text):
@@ -295,12 +310,14 @@ def check_built(tree):
 
 
 def check_collected(tree):
-    """pytest collects test_*.py below tests/python only, and only functions named test_*."""
+    """pytest collects test_*.py below its testpaths only, and only functions named test_*."""
+    setting = re.search(r"^testpaths = \[(.*?)\]", tree.get("pyproject.toml", ""), re.S | re.M)
+    folders = tuple(f"{f}/" for f in re.findall(r'"(.*?)"', setting.group(1))) if setting else ()
     for path, text in tree.items():
         if not path.startswith("tests/") or not path.endswith(".py"):
             continue
         name = path.rsplit("/", 1)[-1]
-        collected = path.startswith("tests/python/") and name.startswith("test_")
+        collected = path.startswith(folders) and name.startswith("test_")
         tests = [n for n, _, _ in python_functions(text) if n.startswith("test_")]
         if tests and not collected:
             yield path, 1, f"pytest does not collect {tests[0]} here [collected]"
@@ -318,6 +335,26 @@ def check_pragma_once(tree):
     for path, text in tree.items():
         if path.endswith(".hpp") and "#pragma once" not in text:
             yield path, 1, "a header without #pragma once [once]"
+
+
+MANUALS = {
+    "server/options.cpp": "docs/man/shmstored.8",
+    "tools/shmctl/main.cpp": "docs/man/shmctl.1",
+}
+
+
+def check_manuals(tree):
+    """Every flag that a program takes is in its manual, and the manual names no other."""
+    for source, manual in MANUALS.items():
+        if source not in tree:
+            continue
+        taken = set(re.findall(r'"(?:-\w,)?--([a-z][a-z-]+)\b', tree[source]))
+        page = re.sub(r"\\f[A-Z]", " ", tree.get(manual, "")).replace("\\-", "-")
+        named = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", page)) - {"help", "version"}
+        for flag in sorted(taken - named - {"help", "version"}):
+            yield manual, 1, f"--{flag} of {source} is not in the manual [manual]"
+        for flag in sorted(named - taken):
+            yield manual, 1, f"--{flag} is in the manual, and {source} does not take it [manual]"
 
 
 # --- kill points ---------------------------------------------------------------------------------
@@ -360,7 +397,53 @@ def check_kill_points(tree):
                 yield header, 1, f"operation {op} has no kill point {op}.{side}_… [kill]"
 
 
-# --- the checks and their canaries ---------------------------------------------------------------
+# The only files that may talk to the kernel about messages and maps; everybody else goes through
+# them, in functions that pass the kill points.
+DOORS = {
+    r"\bsend(msg|mmsg|to)?\s*\(\s*(fd|socket)": {"client/wire.cpp"},
+    r"(?<![\w.>])m(map|unmap|remap)\s*\(": {"client/mapping_cache.cpp", "client/fork.cpp"},
+}
+NO_KILL_POINTS = {"client/wire.hpp", "client/watch.cpp"}  # a declaration; the admin plane's events
+
+
+def check_kill_doors(tree):
+    """Messages and maps go through few doors, and whoever sends a frame has points around it."""
+    passed = set()
+    for path, text in tree.items():
+        if not path.startswith("client/") or not is_cpp(path):
+            continue
+        code = without_literals(text)
+        for number, line in numbered(code):
+            for door, allowed in DOORS.items():
+                if re.search(door, line) and path not in allowed:
+                    yield path, number, f"only {', '.join(sorted(allowed))} may do this [kill]"
+        if "kill_points" in path:
+            continue
+        steps = [
+            (number, step)
+            for number, line in numbered(code)
+            for step in re.findall(r"pass_kill_point\(.*Step::(\w+)\)", line)
+        ]
+        passed.update(step for _, step in steps)
+        if path not in NO_KILL_POINTS:
+            yield from unguarded_sends(path, code, steps)
+    listed = listed_kill_points(tree.get("client/kill_points.hpp", ""))
+    for step in sorted({name.split(".")[1] for name in listed} - passed):
+        yield "client/kill_points.hpp", 1, f"nobody passes a point .{step} [kill]"
+
+
+def unguarded_sends(path, code, steps):
+    for name, first, last in cpp_functions(code):
+        for number, line in list(numbered(code))[first - 1 : last]:
+            if not re.search(r"(?<!Sent )\bsend_frame\(", line):
+                continue
+            before = any(s == "before_send" and first <= n < number for n, s in steps)
+            after = any(s == "after_send" and number < n <= last for n, s in steps)
+            if not (before and after):
+                yield path, number, f"{name} sends without kill points around it [kill]"
+
+
+# --- all of it -----------------------------------------------------------------------------------
 
 CHECKS = (
     check_line_length,
@@ -369,115 +452,30 @@ CHECKS = (
     check_include_direction,
     check_heavy_headers,
     check_banned,
+    check_fixed_sleeps,
     check_leftovers,
     check_built,
     check_collected,
     check_pragma_once,
+    check_manuals,
     check_kill_points,
+    check_kill_doors,
 )
-
-OPS = "enum class Op : std::uint16_t {\n  seal = 4,  ///< x\n  fork = 13,\n  list = 64,\n};\n"
-POINTS = 'constexpr std::string_view kKillPoints[] = {"seal.before_send", "seal.after_send"};\n'
-BEFORE = 'SHMSTORE_KILL_POINT("seal.before_send");\n'
-AFTER = 'SHMSTORE_KILL_POINT("seal.after_send");\n'
-KILL = {"include/shmstore/protocol.hpp": OPS, "client/kill_points.hpp": POINTS}
-LONG = "  ++x;\n" * FUNCTION_LINES_MAX
-JSON = '#include <nlohmann/json.hpp>\n'
-
-CANARIES = (  # (check, tree with one fault or more, the same tree without)
-    (check_line_length, {"server/a.cpp": "/" * 101}, {"server/a.cpp": "/" * 100}),
-    (
-        check_function_length,
-        {"server/a.cpp": f"namespace a {{\nA::A(int x) : b_{{1}}, c_(2) {{\n{LONG}}}\n}}\n"},
-        {"server/a.cpp": f"struct A {{\n{LONG}  int b{{}};\n  void f() {{ g(); }}\n}};\n"},
-    ),
-    (
-        check_function_length,
-        {"server/a.cpp": f'TEST_CASE("x") {{\n{LONG}}}\n'},
-        {"server/a.cpp": f"const T t = {{\n{LONG}}};\n"},
-    ),
-    (
-        check_function_length,
-        {"tests/a.py": "def f():\n" + "    x = 1\n" * FUNCTION_LINES_MAX},
-        {"tests/a.py": "def f():\n    x = 1\n" + "x = 1\n" * FUNCTION_LINES_MAX},
-    ),
-    (
-        check_file_length,
-        {"server/a.cpp": "//\n" * 601},
-        {"server/a.cpp": "// Over 600 lines because it is a table.\n" + "//\n" * 601},
-    ),
-    (
-        check_include_direction,
-        {"server/registry.cpp": '#include "server/session.hpp"\n', "server/session.hpp": ""},
-        {"server/session.cpp": '#include "server/registry.hpp"\n', "server/registry.hpp": ""},
-    ),
-    (
-        check_include_direction,
-        {"include/shmstore/a.hpp": "#include <boost/asio.hpp>\n"},
-        {"include/shmstore/a.hpp": "#include <vector>\n"},
-    ),
-    (
-        check_include_direction,
-        {"client/a.cpp": '#include "server/quota.hpp"\n', "server/quota.hpp": ""},
-        {"client/a.cpp": '#include "client/a.hpp"\n', "client/a.hpp": ""},
-    ),
-    (
-        check_heavy_headers,
-        {"server/j.hpp": JSON, **{f"server/{i}.cpp": '#include "j.hpp"\n' for i in range(9)}},
-        {"server/j.hpp": JSON, **{f"server/{i}.cpp": '#include "j.hpp"\n' for i in range(8)}},
-    ),
-    (
-        check_banned,
-        {"tests/unit/a.cpp": "std::this_thread::sleep_for(1s);\n"},
-        {"tests/unit/a.cpp": '// sleep_for(1s)\nf("sleep_for(1s)");\n'},
-    ),
-    (
-        check_banned,
-        {"server/a.cpp": "sprintf(b, f);\n"},
-        {"server/a.cpp": "snprintf(b, n, f);\nsprintf(b, f);  // tidy: allow(sprintf) because\n"},
-    ),
-    (
-        check_banned,
-        {"tests/python/test_a.py": "time.sleep(1)\n"},
-        {"tests/python/test_a.py": '"""time.sleep(1)"""\n'},
-    ),
-    (check_leftovers, {"docs/a.md": "FIX" + "ME\n"}, {"docs/a.md": "fixed\n"}),
-    (
-        check_built,
-        {"tests/unit/a.cpp": "", "tests/unit/CMakeLists.txt": "add_executable(unit_tests ba.cpp)"},
-        {"tests/unit/a.cpp": "", "tests/unit/CMakeLists.txt": "add_executable(unit_tests a.cpp)"},
-    ),
-    (
-        check_collected,
-        {"tests/python/helpers.py": "def test_x():\n    pass\n"},
-        {"tests/python/test_x.py": "def test_x():\n    pass\n"},
-    ),
-    (check_pragma_once, {"client/a.hpp": ""}, {"client/a.hpp": "#pragma once\n"}),
-    (check_kill_points, {**KILL, "client/a.cpp": BEFORE}, {**KILL, "client/a.cpp": BEFORE + AFTER}),
-    (
-        check_kill_points,
-        {**KILL, "client/a.cpp": BEFORE + AFTER + 'SHMSTORE_KILL_POINT("x.before_map");\n'},
-        {**KILL, "client/a.cpp": BEFORE + AFTER},
-    ),
-    (
-        check_kill_points,
-        {**KILL, "client/kill_points.hpp": POINTS.replace("seal", "s"), "client/a.cpp": BEFORE},
-        {**KILL, "client/a.cpp": BEFORE + AFTER},
-    ),
-)
-
 
 def check_canaries():
     """Each check finds what is planted for it, and nothing once that is mended."""
-    for index, (check, bad, good) in enumerate(CANARIES):
-        where = "tests/tidy.py"
+    where = "tests/tidy_canaries.py"
+    for index, (name, bad, good) in enumerate(CANARIES):
+        check = globals()[name]
         if not list(check(bad)):
-            yield where, 1, f"canary {index}: {check.__name__} overlooks its planted fault [canary]"
+            yield where, 1, f"canary {index}: {name} overlooks its planted fault [canary]"
         for path, line, text in check(good):
-            yield where, 1, f"canary {index}: {check.__name__} cries wolf: {path}:{line} {text}"
-    for check in CHECKS:
-        if check not in [canary[0] for canary in CANARIES]:
-            yield "tests/tidy.py", 1, f"{check.__name__} has no canary [canary]"
+            yield where, 1, f"canary {index}: {name} cries wolf: {path}:{line} {text} [canary]"
+    for name in {check.__name__ for check in CHECKS} - {canary[0] for canary in CANARIES}:
+        yield where, 1, f"{name} has no canary [canary]"
+
+
+DOCUMENTS = (".md", ".1", ".7", ".8")
 
 
 def read_tree():
@@ -487,7 +485,7 @@ def read_tree():
     tree = {}
     for path in sorted(paths):
         name = path.relative_to(ROOT).as_posix()
-        if "__pycache__" in name or name.startswith("docs/") and path.suffix not in (".md", ""):
+        if "__pycache__" in name or name.startswith("docs/") and path.suffix not in DOCUMENTS:
             continue
         try:
             tree[name] = path.read_text(encoding="utf-8")
