@@ -19,7 +19,6 @@
 namespace shmctl {
 
 using shmstore::Dtype;
-using shmstore::Error;
 using shmstore::ErrorCode;
 using shmstore::make_error;
 using shmstore::Result;

@@ -83,7 +83,15 @@ _shmctl() {
                     _arguments $globals '--timeout[give up after this long]:seconds:' \
                         '--newer-than[wait for a version above this one]:version:' \
                         '1:name:_shmctl_names' ;;
-                run) _arguments $globals '*::command:_normal' ;;
+                run)
+                    local at=${words[(i)--]}
+                    if ((at < CURRENT)); then  # another command's line
+                        shift $at words
+                        ((CURRENT -= at))
+                        _normal
+                    else
+                        _arguments $globals
+                    fi ;;
                 completion) _arguments $globals '1:shell:(bash zsh fish)' ;;
                 *) _arguments $globals ;;
             esac ;;
