@@ -169,6 +169,13 @@ def test_texts_say_any_dtype(dtype):
     assert text.isascii()
 
 
+def values(array):
+    """The bytes of an array without those of padding, which numpy does not always copy."""
+    out = np.zeros(array.shape, array.dtype)
+    np.copyto(out, array)
+    return out.tobytes()
+
+
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_array(client, data):
@@ -184,4 +191,4 @@ def test_any_array(client, data):
     x = client.put(None, source)
     y = client.attach(id=x.shm.id)
     assert y.dtype == source.dtype and y.shape == source.shape
-    assert y.tobytes() == source.tobytes()
+    assert values(y) == values(source)
