@@ -183,14 +183,13 @@ void Registry::Impl::handover(Session& session, RequestId request, ArrayId id,
   reply(session, request, protocol::Op::handover, Done{});
 }
 
-// Never shortens: neither the deadline nor what the next renewal gives.
+// Never shortens: the grace only grows, and time does not run backwards.
 void Registry::Impl::extend_handover(Lease& lease, std::int64_t grace_ms) {
   lease.grace_ms = std::max(lease.grace_ms, grace_ms);
-  const std::int64_t deadline = std::max(lease.deadline_ms, now.boot_ms + lease.grace_ms);
   const std::uint64_t id = lease.array->id.raw;
   timers.erase({lease.deadline_ms, TimerKind::handover, id, lease.uid});
-  lease.deadline_ms = deadline;
-  timers.insert({deadline, TimerKind::handover, id, lease.uid});
+  lease.deadline_ms = now.boot_ms + lease.grace_ms;
+  timers.insert({lease.deadline_ms, TimerKind::handover, id, lease.uid});
 }
 
 // REQUIRES: there is one of this user.

@@ -22,10 +22,7 @@ void Registry::Impl::fire(const Timer& timer) {
   Array* array = arrays.find(ArrayId{timer.key});
   if (array == nullptr) return;
   switch (timer.kind) {
-    case TimerKind::ttl:
-      array->ttl_deadline_ms = kNever;
-      make_dying(*array);
-      break;
+    case TimerKind::ttl: make_dying(*array); break;
     case TimerKind::handover: end_handover(*array, static_cast<std::uint32_t>(timer.more)); break;
     case TimerKind::seal_retry:
       array->wake_seal = true;

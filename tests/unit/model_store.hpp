@@ -77,6 +77,13 @@ struct Array {
   std::multiset<std::int64_t> seal_retries;
 };
 
+inline bool has(const server::CreateSpec& spec, std::uint16_t option) {
+  return (spec.options & option) != 0;
+}
+inline Name name_of(const Array& array) {
+  return {array.spec.name.uid, array.spec.name.name};
+}
+
 struct Wait {
   enum class On {
     attach,

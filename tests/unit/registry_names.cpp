@@ -169,6 +169,26 @@ TEST_CASE("delete: the bytes are charged to who still holds them") {
   CHECK(bytes(kBob) == 0);
 }
 
+TEST_CASE("delete: what foreign holders keep gives its owner room at once") {
+  Limits limits = test_limits();
+  limits.user_bytes_max = 2 * 4096;
+  Store store(limits);
+  const SessionId alice = store.join(kAlice), bob = store.join(kBob);
+  CreateSpec spec = Store::spec("grid", 2 * 4096);
+  spec.perms = 0644;
+  spec.options = protocol::kCreateKeep;
+  const ArrayId id = store.granted(store.create(alice, spec));
+  store.seal(alice, id);
+  store.granted(store.attach(bob, by_name("grid", 0, 0, kAlice)));
+  store.release(alice, id, Access::read);
+  spec = Store::spec("next", 4096);
+  spec.timeout_ms = -1;
+  const RequestId waits = store.create(alice, spec);
+  CHECK(store.open(waits));
+  CHECK(store.remove(alice, named("grid")).has_value());
+  store.granted(waits);
+}
+
 TEST_CASE("delete: a draft is aborted") {
   Store store;
   const SessionId alice = store.join(kAlice), other = store.join(kAlice);
