@@ -150,6 +150,30 @@ def test_ctrl_c_ends_a_wait(daemon, client, how):
     del x
 
 
+def test_ctrl_c_while_another_thread_waits_too(client, program):
+    """The other thread reads from the socket for both."""
+    waiter = program("two_waiters.py")
+    assert waiter.line() == "waiting"
+    wait_until(lambda: stays_asleep(waiter.pid), "the waits")
+    waiter.process.send_signal(signal.SIGINT)
+    assert waiter.line() == "KeyboardInterrupt"
+    x = client.put("first", [1])
+    assert waiter.line() == f"first {x.shm.version}"
+    assert waiter.finish()[0] == 0
+
+
+@pytest.mark.kills_daemon
+def test_ctrl_c_while_the_daemon_is_away(daemon, program):
+    waiter = program("reconnecting.py")
+    assert waiter.line() == "connected"
+    daemon.stop(signal.SIGKILL)
+    waiter.say()
+    assert waiter.line() == "trying"
+    waiter.process.send_signal(signal.SIGINT)
+    assert waiter.line() == "KeyboardInterrupt"
+    assert waiter.finish()[0] == 0
+
+
 def stays_asleep(pid):
     """Asleep, and woken by nothing but time slices of the wait, for a while."""
 
