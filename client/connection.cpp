@@ -23,7 +23,7 @@ using protocol::Op;
 /// Deadlines beyond this are none; keeps sums within the clock's range.
 constexpr std::chrono::hours kLongest{24 * 365 * 10};
 /// Sleep of a parked call that nobody can interrupt.
-constexpr std::chrono::seconds kLongSlice{1};
+constexpr std::chrono::milliseconds kLongSlice{1000};
 
 bool read_array_body(std::span<const std::byte> bytes, ArrayBody& body) noexcept {
   if (bytes.size() < sizeof body) return false;
@@ -185,6 +185,7 @@ void Connection::await(Call& call, const Interrupted& interrupted) {
     if (!reading_) promote();
     lock.unlock();
     look_around(call, interrupted);
+    call.look_at_.reset();
     lock.lock();
   }
   if (!reading_) promote();
@@ -192,11 +193,14 @@ void Connection::await(Call& call, const Interrupted& interrupted) {
   if (has_chores_.load(std::memory_order_relaxed)) do_chores();
 }
 
-/// Sleeps until the leader has something for this call, or leaves. False when a slice passed.
+/// Sleeps until the leader has something for this call, or leaves. False when a slice has passed
+/// since this call looked around; a leader that keeps the lead wakes the others in vain.
 bool Connection::park(Call& call, std::unique_lock<std::mutex>& lock, bool has_callback) {
+  if (!call.look_at_) {
+    call.look_at_ = std::chrono::steady_clock::now() + (has_callback ? kSlice : kLongSlice);
+  }
   call.parked_ = true;
-  const std::cv_status status =
-      has_callback ? call.wake_.wait_for(lock, kSlice) : call.wake_.wait_for(lock, kLongSlice);
+  const std::cv_status status = call.wake_.wait_until(lock, *call.look_at_);
   call.parked_ = false;
   return status == std::cv_status::no_timeout;
 }

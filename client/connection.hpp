@@ -103,6 +103,7 @@ class Call {
   Call* previous_ = nullptr;
   std::condition_variable wake_;
   std::optional<std::chrono::steady_clock::time_point> silent_after_;
+  std::optional<std::chrono::steady_clock::time_point> look_at_;  ///< Of a parked call.
 };
 
 /// Calls that wait for a reply, oldest first. Links within the calls: nothing is allocated.

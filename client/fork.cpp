@@ -63,6 +63,8 @@ void after_fork_in_child() {
   const std::uint64_t epoch = globals.epoch.load(std::memory_order_relaxed) + 1;
   globals.epoch.store(epoch, std::memory_order_relaxed);
   globals.word->store(epoch, std::memory_order_relaxed);
+  // Given back by the one thread there is, then made anew: it still counts the parent's threads.
+  pthread_rwlock_unlock(&globals.gate);
   init_gate(globals.gate);
 }
 
