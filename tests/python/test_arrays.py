@@ -25,6 +25,7 @@ def test_put_returns_a_read_only_array_of_the_store(client):
     x = client.put("grid", source)
     assert type(x) is SharedArray and isinstance(x, np.ndarray)
     assert np.array_equal(x, source) and x.dtype == source.dtype
+    assert type(np.atleast_1d(x)) is SharedArray
     assert not x.flags.writeable
     with pytest.raises(ValueError):
         x[0, 0] = 1
@@ -224,6 +225,36 @@ def test_release_of_an_attribute_and_an_element(client):
     ended.append(shmstore.release(box[0]))
     ended.append(shmstore.release(client.put("z", np.zeros(3))))
     assert ended == [True, True, True] and client.list() == []
+
+
+def test_release_by_way_of_a_view_is_no_release(client):
+    """Whatever leads from a view to memory that the view needs must not end its lease."""
+    x = client.put("x", np.arange(4.0))
+    views = [x[1:], np.asarray(x), memoryview(x), np.asarray(x)[1:].view(SharedArray)]
+    del x
+    while views:
+        view = views.pop()
+        owner = view.obj if isinstance(view, memoryview) else view.base
+        del views[len(views) :]
+        while isinstance(owner, np.ndarray):
+            assert shmstore.release(owner) is False
+            owner = owner.base
+        assert client.exists("x") and np.asarray(view)[-1] == 3
+        ended = shmstore.release(view.obj if isinstance(view, memoryview) else view.base)
+        assert ended is False and np.asarray(view)[-1] == 3
+        del owner
+    del view
+    assert not client.exists("x")
+
+
+def test_release_through_the_base_of_the_only_view(client):
+    for make in (lambda x: x[1:], np.asarray, memoryview):
+        view = make(client.put("x", np.arange(4.0)))
+        ended = shmstore.release(view.obj if isinstance(view, memoryview) else view.base)
+        assert ended is False
+        assert np.asarray(view)[-1] == 3 and client.exists("x")
+        del view
+        assert not client.exists("x")
 
 
 def test_release_of_what_never_was_in_the_store(client):

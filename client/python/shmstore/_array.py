@@ -72,9 +72,10 @@ def lease_around(array: NDArray[Any]) -> Optional[_ext.Lease]:
 
 
 def array_on(lease: _ext.Lease) -> SharedArray:
-    """The whole array of a lease."""
+    """The whole array of a lease, on a plain root: see array_type.cpp for why."""
     dtype, order = dtype_of(lease.dtype), cast("Literal['C', 'F']", lease.order)
-    return np.ndarray.__new__(SharedArray, lease.shape, dtype, _buffer(lease), 0, None, order)
+    root = np.ndarray.__new__(np.ndarray, lease.shape, dtype, _buffer(lease), 0, None, order)
+    return root.view(SharedArray)
 
 
 def view_on(
@@ -85,7 +86,8 @@ def view_on(
     strides: tuple[int, ...],
 ) -> SharedArray:
     """Part of a lease's memory; offset and strides in bytes. Raises ValueError outside of it."""
-    return np.ndarray.__new__(SharedArray, shape, dtype, _buffer(lease), offset, strides)
+    root = np.ndarray.__new__(np.ndarray, shape, dtype, _buffer(lease), offset, strides)
+    return root.view(SharedArray)
 
 
 def _buffer(lease: _ext.Lease) -> memoryview:
@@ -163,8 +165,10 @@ class SharedArray(_ext.ArrayBase):
         if lease is None:
             raise InvalidArgument("x: is not an array of the store")
         lease.seal(hard, milliseconds(wait, "wait"))
-        if lease.access == "r":
-            self.flags.writeable = False
+        self.flags.writeable = False
+        # The root too: an array may be made writable again while its base is.
+        if isinstance(self.base, np.ndarray):
+            self.base.flags.writeable = False
         return self
 
     def __enter__(self) -> Self:

@@ -1,13 +1,24 @@
 #include "array_type.hpp"
 
+#include "lease.hpp"
+
 // The type is an ndarray that knows views from results: a view of shared memory stays a
 // SharedArray, everything computed becomes a plain ndarray. There is no __array_finalize__, which
 // would cost every slice; instead the places are covered where numpy makes new arrays of the type:
 // ufuncs (__array_wrap__), numpy's functions (__array_function__), indexing by lists and masks
 // (__getitem__). Methods that copy are covered in Python (shmstore._array).
 //
-// Such a new array is recognised by its base: none, or an exact ndarray. A view's base is a
-// SharedArray or the lease.
+// Such a new array is recognised by its memory: its own, or that of plain arrays below it.
+//
+// What refers to what, for an array x, a view of it and a plain view:
+//
+//   lease  <-  root (a plain ndarray)  <-  x  <-  x[1:]
+//                                      <-  numpy.asarray(x)
+//
+// numpy gives a new view the first base of another type than its own; the root makes plain views
+// bypass x, and `.base` of a SharedArray skips the SharedArrays below. So nothing but variables and
+// containers of Python leads to x, and release() can tell from reference counts whether there are
+// views. Buffers (memoryview) do lead to x and are counted by the lease.
 
 namespace shmstore::python {
 
@@ -15,7 +26,7 @@ namespace {
 
 PyTypeObject* ndarray = nullptr;       // numpy.ndarray
 PyTypeObject* array_base = nullptr;    // ArrayBase
-PyObject* name_base = nullptr;         // "base"
+PyObject* base_of_ndarray = nullptr;   // the descriptor numpy.ndarray.base
 PyObject* name_view = nullptr;         // "view"
 PyObject* name_shape = nullptr;        // "shape"
 PyObject* ndarray_function = nullptr;  // numpy.ndarray.__array_function__
@@ -25,18 +36,35 @@ PyObject* no_index = nullptr;          // ()
 /// reference; null goes through.
 PyObject* plain_result(PyObject* result) {
   if (result == nullptr || PyObject_TypeCheck(result, array_base) == 0) return result;
-  PyObject* base = PyObject_GetAttr(result, name_base);
-  if (base == nullptr) {
-    Py_DECREF(result);
-    return nullptr;
-  }
-  const bool is_new = base == Py_None || Py_TYPE(base) == ndarray;
-  Py_DECREF(base);
-  if (!is_new) return result;
+  nb::object base = direct_base(result);
+  while (Py_TYPE(base.ptr()) == ndarray) base = direct_base(base);
+  if (!base.is_none()) return result;  // a view: of a SharedArray, or over a lease's root
   PyObject* plain =
       PyObject_CallMethodObjArgs(result, name_view, reinterpret_cast<PyObject*>(ndarray), nullptr);
   Py_DECREF(result);
   return plain;
+}
+
+/// SharedArray.base: the first base that is no SharedArray.
+PyObject* skipping_base(PyObject* self, void*) {
+  nb::object base = direct_base(self);
+  while (is_shared_array(base)) base = direct_base(base);
+  return base.release().ptr();
+}
+
+// Buffers of an array keep it, and only its lease knows of them.
+
+int get_buffer(PyObject* self, Py_buffer* view, int flags) {
+  const int failed = ndarray->tp_as_buffer->bf_getbuffer(self, view, flags);
+  if (failed == 0) count_buffer(self, 1);
+  return failed;
+}
+
+void release_buffer(PyObject* self, Py_buffer* view) {
+  count_buffer(self, -1);
+  if (ndarray->tp_as_buffer->bf_releasebuffer != nullptr) {
+    ndarray->tp_as_buffer->bf_releasebuffer(self, view);
+  }
 }
 
 PyObject* subscript(PyObject* self, PyObject* key) {
@@ -109,7 +137,15 @@ PyMethodDef plain_method = {"plain", &plain_of, METH_O,
                             "plain($module, array, /)\n--\n\n"
                             "The array, or a plain view of it if it has no lease."};
 
+PyGetSetDef array_properties[] = {
+    {"base", &skipping_base, nullptr, "The array or object that owns the memory.", nullptr},
+    {nullptr, nullptr, nullptr, nullptr, nullptr},
+};
+
 PyType_Slot array_slots[] = {
+    {Py_bf_getbuffer, reinterpret_cast<void*>(&get_buffer)},
+    {Py_bf_releasebuffer, reinterpret_cast<void*>(&release_buffer)},
+    {Py_tp_getset, array_properties},
     {Py_mp_subscript, reinterpret_cast<void*>(&subscript)},
     {Py_tp_methods, array_methods},
     {Py_tp_doc, const_cast<char*>("Base of shmstore.SharedArray.")},
@@ -134,12 +170,18 @@ bool is_shared_array(nb::handle object) noexcept {
   return PyObject_TypeCheck(object.ptr(), array_base) != 0;
 }
 
+nb::object direct_base(nb::handle array) {
+  return nb::steal(Py_TYPE(base_of_ndarray)
+                       ->tp_descr_get(base_of_ndarray, array.ptr(),
+                                      reinterpret_cast<PyObject*>(Py_TYPE(array.ptr()))));
+}
+
 void bind_array_type(nb::module_& module) {
   nb::object type = nb::module_::import_("numpy").attr("ndarray");
   nb::object function = type.attr("__array_function__");
   nb::object bases = nb::make_tuple(type);
   nb::object base = checked(PyType_FromSpecWithBases(&array_spec, bases.ptr()));
-  name_base = checked(PyUnicode_InternFromString("base")).release().ptr();
+  base_of_ndarray = type.attr("base").inc_ref().ptr();
   name_view = checked(PyUnicode_InternFromString("view")).release().ptr();
   name_shape = checked(PyUnicode_InternFromString("shape")).release().ptr();
   no_index = checked(PyTuple_New(0)).release().ptr();

@@ -14,6 +14,9 @@ namespace nb = nanobind;
 /// True for instances of ArrayBase, with a lease or without.
 [[nodiscard]] bool is_shared_array(nb::handle object) noexcept;
 
+/// What the memory of an ndarray really hangs on: `.base` without ArrayBase's own idea of it.
+[[nodiscard]] nb::object direct_base(nb::handle array);
+
 /// Makes the type. numpy is imported here.
 void bind_array_type(nb::module_& module);
 

@@ -138,7 +138,7 @@ constexpr const char* kReleaseDoc =
 
 Returns True if it ended: ``x`` is an empty array from then on (shape ``(0,)``), its memory is given
 back. Returns False, and changes nothing, while another variable, container, view or buffer refers
-to ``x``: the lease then ends with the last of them. Pass the variable itself, ``release(x)``. Again
+to ``x``: the lease then ends with the last of them; also for plain views of a shared array. Again
 for the same ``x``: True. An unsealed draft that this process made is aborted.
 
 Raises InvalidArgument for an array that has nothing to do with the store. One round trip.)";
@@ -157,14 +157,12 @@ Py_ssize_t own_references = 1;
 /// link is referred to by the one before only.
 nb::object chain_end(nb::handle array, bool& alone) {
   nb::object link = nb::borrow(array);
-  while (link.is_valid() && !nb::isinstance<Lease>(link)) {
-    if (PyObject_TypeCheck(link.ptr(), ndarray_type()) == 0) return {};
-    nb::object next = link.attr("base");
-    if (next.is_none()) return {};
+  while (PyObject_TypeCheck(link.ptr(), ndarray_type()) != 0) {
+    nb::object next = direct_base(link);
     if (Py_REFCNT(next.ptr()) != 2) alone = false;  // the link before, and `next`
     link = std::move(next);
   }
-  return link;
+  return nb::isinstance<Lease>(link) ? link : nb::object();
 }
 
 /// Makes an ndarray forget its memory, in place: it becomes an empty array that owns itself.
@@ -176,12 +174,20 @@ void make_empty(nb::handle array) {
 
 }  // namespace
 
+void count_buffer(nb::handle array, int change) {
+  bool alone = true;
+  const nb::object end = chain_end(array, alone);
+  if (end.is_valid()) nb::inst_ptr<Lease>(end)->count_export(change);
+}
+
 bool release_array(nb::handle array) {
   const Py_ssize_t references = Py_REFCNT(array.ptr());
-  bool alone = references <= own_references;
+  const bool shared = is_shared_array(array);
+  // A plain array may be the root that others hang on.
+  bool alone = shared && references <= own_references;
   nb::object end = chain_end(array, alone);
   if (!end.is_valid()) {
-    if (is_shared_array(array)) return true;
+    if (shared) return true;
     raise(Error{ErrorCode::invalid_argument, "x: is not an array of the store"});
   }
   auto* lease = nb::inst_ptr<Lease>(end);

@@ -57,7 +57,9 @@ class Lease {
   /// The type's Py_bf_… slots.
   static int get_buffer(PyObject* self, Py_buffer* view, int flags);
   static void release_buffer(PyObject* self, Py_buffer* view);
-  [[nodiscard]] std::uint64_t exports() const noexcept { return exports_; }
+  /// Buffers of this object and of SharedArrays on it that are out.
+  [[nodiscard]] std::int64_t exports() const noexcept { return exports_; }
+  void count_export(int change) noexcept { exports_ += change; }
 
  private:
   template <class Work>
@@ -71,7 +73,7 @@ class Lease {
 
   std::byte* data_ = nullptr;
   std::uint64_t id_ = 0, store_id_ = 0, bytes_ = 0, version_ = 0;
-  std::uint64_t exports_ = 0;  ///< Buffers that are out.
+  std::int64_t exports_ = 0;
   std::string name_, dtype_;
   std::vector<std::uint64_t> shape_;
   Order order_ = Order::c;
@@ -82,9 +84,13 @@ class Lease {
   bool creator_ = false;
 };
 
-/// Ends the lease under `array` if nothing but the caller refers to it: no other name (the caller's
-/// own counts `own_references`), no view of it, no buffer. `array` is empty then. False: nothing
-/// was changed. Raises InvalidArgument for what never had a lease.
+/// Counts a buffer of `array` that is given out (1) or comes back (-1) on the lease under it, if
+/// any.
+void count_buffer(nb::handle array, int change);
+
+/// Ends the lease under `array`, a SharedArray, if nothing but the caller refers to it: no other
+/// name or container, no view of it, no buffer. `array` is empty then. False: nothing was changed.
+/// Raises InvalidArgument for what has nothing to do with the store.
 bool release_array(nb::handle array);
 
 void bind_lease(nb::module_& module);

@@ -8,8 +8,8 @@ import shmstore as shm
 client = shm.connect(os.environ["SHMSTORE_SOCKET"], reconnect=3600)
 print("connected")
 sys.stdin.readline()
-print("trying")
 try:
+    print("trying")
     client.stats()
 except KeyboardInterrupt:
     print("KeyboardInterrupt")
