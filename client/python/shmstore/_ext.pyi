@@ -80,7 +80,7 @@ def release(x: numpy.typing.NDArray[Any]) -> bool:
 
     Returns True if it ended: ``x`` is an empty array from then on (shape ``(0,)``), its memory is given
     back. Returns False, and changes nothing, while another variable, container, view or buffer refers
-    to ``x``: the lease then ends with the last of them. Pass the variable itself, ``release(x)``. Again
+    to ``x``: the lease then ends with the last of them; also for plain views of a shared array. Again
     for the same ``x``: True. An unsealed draft that this process made is aborted.
 
     Raises InvalidArgument for an array that has nothing to do with the store. One round trip.
