@@ -186,8 +186,10 @@ Result<Found> start_locked(const Candidate& candidate, const Interrupted& interr
     break;
   }
   if (plan.program.empty()) {
-    return cannot_start(
-        "no program shmstored beside this one or in $PATH ($SHMSTORE_DAEMON names it)");
+    const char* given = secure_getenv("SHMSTORE_DAEMON");
+    return cannot_start(given != nullptr && *given != '\0'
+                            ? "$SHMSTORE_DAEMON is no program: " + std::string(given)
+                            : "no program shmstored beside this one or in $PATH");
   }
   fill(plan, candidate.path);
   int ends[2] = {-1, -1};
