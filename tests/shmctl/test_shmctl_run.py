@@ -248,11 +248,11 @@ def test_signals_are_passed_on(number):
     assert errors == NOTHING
 
 
-def test_the_daemon_does_not_outlive_a_killed_run():
+def test_the_daemon_does_not_outlive_a_killed_run(tmp_path):
     child = subprocess.Popen(
         [SHMCTL, "run", "--", SHMCTL, "watch", "--json"],
         stdout=subprocess.DEVNULL,
-        env=environment(),
+        env=environment(TMPDIR=str(tmp_path)),
     )
 
     def children():
