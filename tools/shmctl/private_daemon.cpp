@@ -138,8 +138,8 @@ PrivateDaemon::~PrivateDaemon() {
 Result<void> PrivateDaemon::make_folder() {
   const char* temporary = std::getenv("TMPDIR");
   std::string folder = temporary == nullptr || *temporary == '\0' ? "/tmp" : temporary;
-  // A socket's path has at most 107 bytes.
-  if (folder.size() > 60) folder = "/tmp";
+  // A socket's path has at most 107 bytes; what is added here has 25, and a lock's suffix 5.
+  if (folder.size() > 107 - 25 - 5) folder = "/tmp";
   folder += "/shmctl-run-XXXXXX";
   if (mkdtemp(folder.data()) == nullptr) return file_error(folder, errno);
   folder_ = folder;
