@@ -169,9 +169,9 @@ void Registry::segment_ready(ArrayId id, Result<SegmentId> segment, Now now, Eff
   impl_->settle();
 }
 
-void Registry::hard_sealed(ArrayId id, Result<void> result, Now now, Effects& effects) {
+void Registry::hard_sealed(ArrayId id, const Result<void>& result, Now now, Effects& effects) {
   impl_->begin(now, effects);
-  impl_->hard_sealed(id, std::move(result));
+  impl_->hard_sealed(id, result);
   impl_->settle();
 }
 

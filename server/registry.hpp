@@ -218,7 +218,7 @@ class Registry {
   /// The memory for a draft is there, or could not be had. If the draft is gone meanwhile, the
   /// segment comes back as a FreeSegment effect.
   void segment_ready(ArrayId, Result<SegmentId>, Now, Effects&);
-  void hard_sealed(ArrayId, Result<void>, Now, Effects&);
+  void hard_sealed(ArrayId, const Result<void>&, Now, Effects&);
   /// The kernel took a segment back: its charge ends, and creates that wait for room are retried.
   void segment_freed(SegmentId, Now, Effects&);
 

@@ -69,11 +69,11 @@ void Registry::Impl::attach(Session& session, RequestId request, AttachSpec spec
   } else if (spec.timeout_ms == 0) {
     reply(session, request, kOp, timed_out("the array is not sealed yet, or not newer"));
   } else {
-    wait_to_attach(session, request, std::move(spec));
+    wait_to_attach(session, request, spec);
   }
 }
 
-void Registry::Impl::wait_to_attach(Session& session, RequestId request, AttachSpec spec) {
+void Registry::Impl::wait_to_attach(Session& session, RequestId request, const AttachSpec& spec) {
   const std::int64_t deadline_ms = deadline_of(spec.timeout_ms);
   Waiter* waiter = add_waiter(session, request, protocol::Op::attach, deadline_ms, AttachJob{spec});
   if (waiter == nullptr) return;

@@ -130,8 +130,9 @@ void check_entry(const NameEntry& entry, Sums& sums, Checker& check) {
   }
   if (entry.loader != nullptr) {
     const auto& own = entry.loader->loading;
-    check.expect(std::find(own.begin(), own.end(), &entry) != own.end(),
-                 who + "loader does not know");
+    const bool known =
+        std::any_of(own.begin(), own.end(), [&](const NameEntry* one) { return one == &entry; });
+    check.expect(known, who + "loader does not know");
   }
   check.expect(entry.loader != nullptr || !entry.loader_draft.valid(), who + "loader's draft");
   for (const Waiter* waiter = entry.waiters.first(); waiter != nullptr; waiter = waiter->next) {

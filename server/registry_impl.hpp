@@ -17,6 +17,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <unordered_map>
 #include <variant>
 #include <vector>
@@ -194,7 +195,9 @@ struct Timer {
   TimerKind kind = TimerKind::wait;
   std::uint64_t key = 0;   ///< wait: seq; else the array's raw id.
   std::uint64_t more = 0;  ///< handover: uid.
-  friend auto operator<=>(const Timer&, const Timer&) = default;
+  friend bool operator<(const Timer& a, const Timer& b) {
+    return std::tie(a.at_ms, a.kind, a.key, a.more) < std::tie(b.at_ms, b.kind, b.key, b.more);
+  }
 };
 
 /// What a request on a name or array comes to at this moment.
@@ -302,7 +305,7 @@ struct Registry::Impl {
   void attach(Session& session, RequestId request, AttachSpec spec);
   Outcome try_attach(Session& session, const AttachSpec& spec);
   static Outcome by_state(Array& array, Access access);
-  void wait_to_attach(Session& session, RequestId request, AttachSpec spec);
+  void wait_to_attach(Session& session, RequestId request, const AttachSpec& spec);
   void grant_attach(Session& session, RequestId request, Array& array, const AttachSpec& spec);
   void answer_attach(Waiter& waiter, const Outcome& outcome);
 
@@ -313,7 +316,7 @@ struct Registry::Impl {
                 std::int64_t deadline_ms);
   void finish_seal(Array& array, SessionId session, Seal level);
   void retry_seal(Waiter& waiter);
-  void hard_sealed(ArrayId id, Result<void> result);
+  void hard_sealed(ArrayId id, const Result<void>& result);
   void refused_by_kernel(Array& array, const HardSeal& job, const Error& error);
   Error busy(const Array& array, const Session* except) const;
   static bool needs_hard(const Array& array, bool hard);

@@ -123,7 +123,7 @@ void Registry::Impl::finish_seal(Array& array, SessionId session, Seal level) {
   emit_event("sealed", array, *array.entry);
 }
 
-void Registry::Impl::hard_sealed(ArrayId id, Result<void> result) {
+void Registry::Impl::hard_sealed(ArrayId id, const Result<void>& result) {
   Array* array = arrays.find(id);
   if (array == nullptr || !array->hard_seal) return;
   const HardSeal job = *array->hard_seal;

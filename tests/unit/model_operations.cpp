@@ -301,14 +301,16 @@ void Store::abort(Session session, Request request, Key key, const Name& name) {
     }
   }
   const auto found = arrays.find(key);
-  if (found == arrays.end()) {
-    fail(request, ErrorCode::not_found);
-  } else if (!owns(session, found->second)) {
-    fail(request, ErrorCode::permission_denied);
-  } else if (found->second.state == State::dying && !found->second.aborted) {
-    fail(request, ErrorCode::not_found);
-  } else if (found->second.state == State::sealed || found->second.state == State::mutable_) {
-    fail(request, ErrorCode::invalid_argument);
+  const auto refused = [&]() -> std::optional<ErrorCode> {
+    if (found == arrays.end()) return ErrorCode::not_found;
+    const Array& array = found->second;
+    if (!owns(session, array)) return ErrorCode::permission_denied;
+    if (array.state == State::dying && !array.aborted) return ErrorCode::not_found;
+    const bool complete = array.state == State::sealed || array.state == State::mutable_;
+    return complete ? std::optional(ErrorCode::invalid_argument) : std::nullopt;
+  }();
+  if (refused) {
+    fail(request, *refused);
   } else {
     if (found->second.state == State::draft) die(key);
     if (Lease* lease = lease_of(session, key, Access::write)) {

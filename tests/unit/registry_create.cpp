@@ -144,10 +144,10 @@ TEST_CASE("create: options that make no sense") {
 
 TEST_CASE("create: no room") {
   Limits limits = test_limits();
-  limits.capacity = 4 * 4096;
+  limits.capacity = 4 * kPageBytes;
   Store store(limits);
   const SessionId alice = store.join(kAlice), bob = store.join(kBob);
-  CreateSpec half = Store::spec("", 2 * 4096);
+  CreateSpec half = Store::spec("", 2 * kPageBytes);
   const ArrayId first = store.granted(store.create(alice, half));
   store.granted(store.create(alice, half));
   SUBCASE("typed error that says what is free and who holds most") {
@@ -169,7 +169,7 @@ TEST_CASE("create: no room") {
     const RequestId request = store.create(bob, half);
     store.release(alice, first, Access::write);
     CHECK(store.open(request));
-    CHECK(store.registry.counts().pinned_bytes == 2 * 4096);
+    CHECK(store.registry.counts().pinned_bytes == 2 * kPageBytes);
     store.reclaim();
     store.granted(request);
   }
@@ -184,12 +184,12 @@ TEST_CASE("create: no room") {
     CHECK_FALSE(store.registry.next_deadline_ms().has_value());
   }
   SUBCASE("what can never fit does not wait") {
-    CreateSpec huge = Store::spec("", 5 * 4096);
+    CreateSpec huge = Store::spec("", 5 * kPageBytes);
     huge.timeout_ms = -1;
     CHECK(store.code(store.create(bob, huge)) == ErrorCode::no_capacity);
   }
   SUBCASE("a name that was taken meanwhile") {
-    CreateSpec wanted = Store::spec("grid", 2 * 4096);
+    CreateSpec wanted = Store::spec("grid", 2 * kPageBytes);
     wanted.timeout_ms = -1;
     const RequestId waits = store.create(bob, wanted);
     store.granted(store.create(bob, Store::spec("grid", 0)));
@@ -200,13 +200,13 @@ TEST_CASE("create: no room") {
 
 TEST_CASE("create: who waits for room is served in order, users do not hold up each other") {
   Limits limits = test_limits();
-  limits.capacity = 4 * 4096;
+  limits.capacity = 4 * kPageBytes;
   Store store(limits);
   const SessionId alice = store.join(kAlice), bob = store.join(kBob);
   std::vector<ArrayId> held;
   for (int i = 0; i < 4; ++i) held.push_back(store.granted(store.create(alice, Store::spec(""))));
   const auto queue = [&](SessionId session, std::uint64_t pages) {
-    CreateSpec spec = Store::spec("", pages * 4096);
+    CreateSpec spec = Store::spec("", pages * kPageBytes);
     spec.timeout_ms = -1;
     return store.create(session, spec);
   };

@@ -171,10 +171,10 @@ TEST_CASE("delete: the bytes are charged to who still holds them") {
 
 TEST_CASE("delete: what foreign holders keep gives its owner room at once") {
   Limits limits = test_limits();
-  limits.user_bytes_max = 2 * 4096;
+  limits.user_bytes_max = 2 * kPageBytes;
   Store store(limits);
   const SessionId alice = store.join(kAlice), bob = store.join(kBob);
-  CreateSpec spec = Store::spec("grid", 2 * 4096);
+  CreateSpec spec = Store::spec("grid", 2 * kPageBytes);
   spec.perms = 0644;
   spec.options = protocol::kCreateKeep;
   const ArrayId id = store.granted(store.create(alice, spec));
