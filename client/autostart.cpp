@@ -86,7 +86,7 @@ std::string library_folder() {
   return info.dli_fname == nullptr ? std::string() : folder_of(info.dli_fname);
 }
 
-/// Everything that the new process needs, made before it exists: between vfork and exec nothing
+/// Everything that the new process needs, made before it exists: between fork and exec nothing
 /// may be allocated.
 struct StartPlan {
   std::string program;
@@ -121,17 +121,17 @@ void fill(StartPlan& plan, const std::string& socket) {
   _exit(127);
 }
 
-/// Runs the plan in a grandchild, which nobody has to wait for. vfork: no handler of the program
-/// runs, and no copy of its page tables is made.
-__attribute__((noinline)) bool spawn(const StartPlan& plan) {
+/// Runs the plan in a grandchild, which nobody has to wait for. _Fork: no fork handlers run, which
+/// would be work for nothing in a program with many libraries.
+bool spawn(const StartPlan& plan) {
   sigset_t all;
   sigset_t mask;
   sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &mask);  // No handler shall run on our memory in the child.
-  const pid_t child = vfork();                // NOLINT: see above.
+  pthread_sigmask(SIG_SETMASK, &all, &mask);  // The program's handlers are not for the child.
+  const pid_t child = _Fork();
   if (child == 0) {
     setsid();
-    const pid_t grandchild = vfork();  // NOLINT
+    const pid_t grandchild = _Fork();
     if (grandchild == 0) become_daemon(plan, mask);
     _exit(grandchild < 0 ? 1 : 0);
   }

@@ -12,7 +12,6 @@
 
 namespace shmstore {
 
-using client_internal::Call;
 using client_internal::Connection;
 using client_internal::CreateCall;
 using client_internal::guarded;

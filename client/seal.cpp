@@ -64,7 +64,7 @@ Result<void> Lease::send_seal(bool hard, const SealOptions& options) {
   Call call(Op::seal);
   call.add(request);
   call.server_wait = options.wait;
-  const Result<void> done = state_->call_on(*connection_, call);
+  Result<void> done = state_->call_on(*connection_, call);
   protocol::SealReply reply;
   // An interrupted call may have come through all the same.
   if (!call.replied() || call.body().size() != sizeof reply) {
