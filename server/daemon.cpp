@@ -306,8 +306,10 @@ std::optional<Error> DaemonImpl::admit(SessionId id, Peer& peer) {
 
 void DaemonImpl::log_refusal(const std::string& text) {
   if (!refusals_.allow(read_clock().boot_ms)) return;
-  log(LogLevel::warning, "connection refused",
-      {{"text", text}, {"left_out", refusals_.take_left_out()}});
+  if (const std::uint64_t lines = refusals_.take_left_out(); lines != 0) {
+    log(LogLevel::warning, "refusals not logged", {{"lines", lines}});
+  }
+  log(LogLevel::warning, "connection refused", {{"text", text}});
 }
 
 void DaemonImpl::end_session(SessionId id, std::string_view reason) {
@@ -488,11 +490,30 @@ void DaemonImpl::set_watchdog_timer(std::uint64_t interval_us) {
   });
 }
 
+/// Holds back the signals that the daemon handles: one that comes between the first connect and
+/// the installation of the handlers must not kill the process.
+class SignalsHeld {
+ public:
+  SignalsHeld() {
+    sigset_t handled;
+    ::sigemptyset(&handled);
+    for (int signal : {SIGTERM, SIGINT, SIGHUP}) ::sigaddset(&handled, signal);
+    ::pthread_sigmask(SIG_BLOCK, &handled, &before_);
+  }
+  ~SignalsHeld() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsHeld(const SignalsHeld&) = delete;
+  SignalsHeld& operator=(const SignalsHeld&) = delete;
+
+ private:
+  sigset_t before_{};
+};
+
 }  // namespace
 
 Result<std::unique_ptr<Daemon>> Daemon::start(const Options& flags, bool autostarted) try {
   const Result<Options> options = with_config(flags);
   if (!options) return options.error();
+  const SignalsHeld held;
   std::vector<UniqueFd> handed_over = take_listen_fds();
   if (handed_over.size() > 1) {
     return make_error(ErrorCode::invalid_argument,

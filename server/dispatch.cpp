@@ -94,17 +94,22 @@ bool Dispatcher::handle(SessionState& session, Bytes message, bool truncated) {
   FrameHeader header;
   if (read_header(message, header)) send_error(session.id, header, outcome.error());
   if (outcome.error().code != ErrorCode::protocol_error) return true;
-  if (violations_.allow(read_clock().boot_ms)) {
-    const Identity* who = registry_.identity(session.id);
-    log(LogLevel::info, "protocol violation",
-        {{"session", session.id},
-         {"pid", who == nullptr ? 0 : who->pid},
-         {"uid", who == nullptr ? 0 : who->uid},
-         {"op", header.op},
-         {"text", outcome.error().text},
-         {"left_out", violations_.take_left_out()}});
-  }
+  log_violation(session.id, header, outcome.error());
   return false;
+}
+
+void Dispatcher::log_violation(SessionId session, const FrameHeader& header, const Error& error) {
+  if (!violations_.allow(read_clock().boot_ms)) return;
+  if (const std::uint64_t lines = violations_.take_left_out(); lines != 0) {
+    log(LogLevel::info, "protocol violations not logged", {{"lines", lines}});
+  }
+  const Identity* who = registry_.identity(session);
+  log(LogLevel::info, "protocol violation",
+      {{"session", session},
+       {"pid", who == nullptr ? 0 : who->pid},
+       {"uid", who == nullptr ? 0 : who->uid},
+       {"op", header.op},
+       {"text", error.text}});
 }
 
 Result<void> Dispatcher::dispatch(SessionState& session, const Frame& frame) {

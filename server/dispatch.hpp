@@ -98,6 +98,7 @@ class Dispatcher {
   static const std::array<Entry, 15> kTable;
 
   [[nodiscard]] Result<void> dispatch(SessionState& session, const Frame& frame);
+  void log_violation(SessionId session, const protocol::FrameHeader& header, const Error& error);
   Result<void> on_hello(const Request& request);
   Result<void> on_ping(const Request& request);
   Result<void> on_create(const Request& request);

@@ -49,9 +49,9 @@ CLI::Option* add_size(CLI::App& app, const std::string& flag, Size& size, const 
   return app
       .add_option_function<std::string>(
           flag,
-          [&size](const std::string& text) {
+          [&size, flag](const std::string& text) {
             const Result<Size> parsed = parse_size(text);
-            if (!parsed) throw CLI::ValidationError(parsed.error().text);
+            if (!parsed) throw CLI::ValidationError(flag, parsed.error().text);
             size = *parsed;
           },
           help)

@@ -1,0 +1,157 @@
+#include "server/memfd_store.hpp"
+
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <optional>
+
+using namespace shmstore;
+using namespace shmstore::server;
+
+namespace {
+
+constexpr std::uint64_t kBig = (std::uint64_t{9} << 20) + 5;  // three slices on the worker
+
+/// A store, and the event loop that it needs.
+struct Bench {
+  MemoryWorker worker;
+  Admission admission;
+  LeaseProbe probe;
+  MemfdStore store{worker, admission, probe, 4};
+  std::vector<SegmentId> freed;
+
+  Bench() {
+    store.set_on_freed([this](SegmentId id) { freed.push_back(id); });
+  }
+  ~Bench() { worker.stop(); }
+  Bench(const Bench&) = delete;
+  Bench& operator=(const Bench&) = delete;
+
+  void run_until(const std::function<bool()>& done) {
+    while (!done()) {
+      pollfd ready{worker.completion_fd(), POLLIN, 0};
+      REQUIRE(::poll(&ready, 1, 30'000) == 1);
+      worker.run_completions();
+    }
+  }
+  Result<SegmentId> allocate(std::uint64_t bytes, std::uint64_t ticket = 1) {
+    std::optional<Result<SegmentId>> answer;
+    store.allocate(ticket, 1000, bytes, [&](Result<SegmentId> id) { answer = std::move(id); });
+    run_until([&] { return answer.has_value(); });
+    return *answer;
+  }
+  [[nodiscard]] bool is_freed(SegmentId id) const {
+    return std::find(freed.begin(), freed.end(), id) != freed.end();
+  }
+};
+
+}  // namespace
+
+TEST_CASE("memfd store: small at once, big on the worker, both backed and accounted") {
+  Bench bench;
+  const SegmentId small = bench.allocate(100).value();
+  CHECK(bench.store.segment_bytes(small) == kPageBytes);
+  const SegmentId big = bench.allocate(kBig).value();
+  CHECK(bench.store.segment_bytes(big) == charge_of(kBig));
+  CHECK(bench.store.segments() == 2);
+  CHECK(bench.store.kernel_bytes() >= kPageBytes + charge_of(kBig));
+  CHECK(bench.store.kernel_bytes() <= kPageBytes + charge_of(kBig) + bench.store.slack_bytes());
+  CHECK(bench.store.selfcheck().empty());
+  bench.store.release(small);
+  CHECK(bench.is_freed(small));
+  bench.store.release(big);
+  CHECK(bench.store.freeing_bytes() == charge_of(kBig));
+  bench.run_until([&] { return bench.is_freed(big); });
+  CHECK(bench.store.freeing_bytes() == 0);
+  CHECK(bench.store.kernel_bytes() == 0);
+  CHECK(bench.store.selfcheck().empty());
+}
+
+TEST_CASE("memfd store: what somebody has stays, and stays as it is") {
+  Bench bench;
+  for (std::uint64_t bytes : {std::uint64_t{100}, kBig}) {
+    const SegmentId id = bench.allocate(bytes).value();
+    UniqueFd holder = bench.store.open(id, true).value();
+    CHECK(::pwrite(holder.get(), "abc", 3, 0) == 3);
+    bench.store.release(id);
+    CHECK(bench.store.pinned_segments() == 1);
+    CHECK(bench.store.probe_released(10) == 0);
+    CHECK_FALSE(bench.store.open(id, false).has_value());
+    char text[4] = {};
+    CHECK(::pread(holder.get(), text, 3, 0) == 3);
+    CHECK(std::string_view(text) == "abc");
+    CHECK(bench.store.selfcheck().empty());
+    holder.reset();
+    CHECK(bench.store.probe_released(10) == charge_of(bytes));
+    bench.run_until([&] { return bench.is_freed(id); });
+  }
+  CHECK(bench.store.segments() == 0);
+}
+
+TEST_CASE("memfd store: descriptors are read-only unless asked otherwise, and never the original") {
+  Bench bench;
+  const SegmentId id = bench.allocate(100).value();
+  const UniqueFd reader = bench.store.open(id, false).value();
+  const UniqueFd writer = bench.store.open(id, true).value();
+  CHECK((::fcntl(reader.get(), F_GETFL) & O_ACCMODE) == O_RDONLY);
+  CHECK((::fcntl(writer.get(), F_GETFL) & O_ACCMODE) == O_RDWR);
+  CHECK((::fcntl(reader.get(), F_GETFD) & FD_CLOEXEC) != 0);
+}
+
+TEST_CASE("memfd store: a hard seal is busy while a mapping could write") {
+  Bench bench;
+  const SegmentId id = bench.allocate(kBig).value();
+  const auto seal = [&] {
+    std::optional<Result<void>> answer;
+    bench.store.seal_hard(id, [&](Result<void> sealed) { answer = std::move(sealed); });
+    bench.run_until([&] { return answer.has_value(); });
+    return *answer;
+  };
+  {
+    const UniqueFd writer = bench.store.open(id, true).value();
+    void* map = ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, writer.get(), 0);
+    REQUIRE(map != MAP_FAILED);
+    CHECK(seal().error().code == ErrorCode::busy);
+    CHECK(::munmap(map, 4096) == 0);
+  }
+  CHECK(seal().has_value());
+  CHECK(bench.store.selfcheck().empty());
+  bench.store.release(id);
+  bench.run_until([&] { return bench.is_freed(id); });
+  CHECK(bench.store.kernel_bytes() == 0);
+}
+
+TEST_CASE("memfd store: running out of segments is a typed error") {
+  Bench bench;
+  for (int n = 0; n < 4; ++n) CHECK(bench.allocate(1).has_value());
+  const Result<SegmentId> fifth = bench.allocate(1);
+  REQUIRE_FALSE(fifth.has_value());
+  CHECK(fifth.error().code == ErrorCode::no_capacity);
+  CHECK(fifth.error().text.starts_with("segments: all 4"));
+}
+
+TEST_CASE("memfd store: a cancelled allocation ends early and leaves nothing") {
+  Bench bench;
+  std::optional<Result<SegmentId>> answer;
+  bench.store.allocate(7, 1000, std::uint64_t{64} << 20,
+                       [&](Result<SegmentId> id) { answer = std::move(id); });
+  CHECK(bench.store.segments() == 1);
+  bench.store.cancel(7);
+  bench.store.cancel(8);
+  bench.run_until([&] { return answer.has_value(); });
+  // It may have been done already.
+  if (answer->has_value()) bench.store.release(**answer);
+  bench.run_until([&] { return bench.store.segments() == 0; });
+  CHECK(bench.store.kernel_bytes() == 0);
+}
+
+TEST_CASE("memfd store: more than there is memory is refused before a page is touched") {
+  Bench bench;
+  const Result<SegmentId> id = bench.allocate(std::uint64_t{1} << 50);
+  REQUIRE_FALSE(id.has_value());
+  CHECK(id.error().code == ErrorCode::no_capacity);
+  CHECK(bench.store.segments() == 0);
+}

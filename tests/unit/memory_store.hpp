@@ -1,0 +1,98 @@
+#pragma once
+/// A SegmentStore without memory: counts what it is asked for, fails or delays on demand.
+
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "server/segment_store.hpp"
+
+namespace shmstore::server {
+
+class MemoryStore final : public SegmentStore {
+ public:
+  // -- what the test decides ---------------------------------------------------------------------
+  bool hold = false;             ///< Allocations and hard seals are answered by finish() only.
+  std::optional<Error> failure;  ///< Every allocation fails with it.
+  std::optional<Error> open_failure;
+  bool mapped = false;  ///< Somebody maps what is released: nothing comes free.
+
+  // -- what it sees -------------------------------------------------------------------------------
+  std::vector<std::uint64_t> cancelled;
+  std::size_t opened = 0;
+  std::size_t probes = 0;
+
+  void finish() {
+    std::vector<std::function<void()>> now;
+    now.swap(held_);
+    for (auto& one : now) one();
+  }
+
+  void allocate(std::uint64_t /*ticket*/, std::uint32_t /*uid*/, std::uint64_t bytes,
+                Allocated done) override {
+    auto answer = [this, bytes, done = std::move(done)] {
+      if (failure) return done(*failure);
+      segments_[++last_] = charge_of(bytes);
+      done(last_);
+    };
+    if (hold) {
+      held_.push_back(std::move(answer));
+    } else {
+      answer();
+    }
+  }
+  void cancel(std::uint64_t ticket) override { cancelled.push_back(ticket); }
+  Result<UniqueFd> open(SegmentId segment, bool /*writable*/) override {
+    if (open_failure) return *open_failure;
+    if (segments_.count(segment) == 0) return make_error(ErrorCode::not_found, "gone");
+    ++opened;
+    return UniqueFd();
+  }
+  void seal_hard(SegmentId /*segment*/, HardSealed done) override {
+    if (hold) {
+      held_.push_back([done = std::move(done)] { done({}); });
+    } else {
+      done({});
+    }
+  }
+  void release(SegmentId segment) override {
+    released_.push_back(segment);
+    (void)probe_released(released_.size());
+  }
+  std::uint64_t probe_released(std::size_t limit) override {
+    probes += std::min(limit, released_.size());
+    std::uint64_t freed = 0;
+    while (!mapped && limit-- > 0 && !released_.empty()) {
+      const SegmentId segment = released_.back();
+      released_.pop_back();
+      freed += segments_[segment];
+      segments_.erase(segment);
+      on_freed_(segment);
+    }
+    return freed;
+  }
+
+  [[nodiscard]] std::uint64_t segment_bytes(SegmentId segment) const override {
+    const auto found = segments_.find(segment);
+    return found == segments_.end() ? 0 : found->second;
+  }
+  [[nodiscard]] std::uint64_t segments() const override { return segments_.size(); }
+  [[nodiscard]] std::uint64_t pinned_segments() const override { return released_.size(); }
+  [[nodiscard]] std::uint64_t freeing_bytes() const override { return 0; }
+  [[nodiscard]] std::uint64_t kernel_bytes() const override {
+    std::uint64_t bytes = 0;
+    for (const auto& [segment, size] : segments_) bytes += size;
+    return bytes;
+  }
+  [[nodiscard]] std::uint64_t slack_bytes() const override { return 0; }
+  [[nodiscard]] std::vector<std::string> selfcheck() const override { return {}; }
+
+ private:
+  SegmentId last_ = 0;
+  std::map<SegmentId, std::uint64_t> segments_;
+  std::vector<SegmentId> released_;
+  std::vector<std::function<void()>> held_;
+};
+
+}  // namespace shmstore::server
