@@ -36,7 +36,7 @@ struct Manager {
   std::string notice(const std::string& key) const {
     for (;;) {
       pollfd ready{notices.get(), POLLIN, 0};
-      if (::poll(&ready, 1, kWatchdogSeconds * 1000) <= 0) return "";
+      if (::poll(&ready, 1, watchdog_seconds() * 1000) <= 0) return "";
       char text[4096];
       const ssize_t size = ::recv(notices.get(), text, sizeof text, 0);
       const std::string all(text, size > 0 ? static_cast<std::size_t>(size) : 0);

@@ -47,20 +47,22 @@ TEST_CASE("capacity: full is a typed error that says what is free and who holds 
 
 TEST_CASE("capacity: a create may wait for room") {
   DaemonFixture daemon(small_daemon("16MiB"));
-  Client client = daemon.connect();
-  auto first = put_bytes(client, "first", 12 * kMib, 1);
-  REQUIRE(first);
-  CreateOptions brief;
-  brief.timeout = 20ms;
-  CHECK(outcome(create_bytes(client, "second", 12 * kMib, brief)) != "ok");
-  Child waiter = Child::fork([&](Link& link) {
+  Child waiter = Child::fork([&](Link& link) {  // before the memory that it must not inherit
     Client own = daemon.connect();
+    static_cast<void>(link.hear());
     CreateOptions patient;
     patient.timeout = kWaitForever;
     link.say("waiting");
     link.say(outcome(create_bytes(own, "second", 12 * kMib, patient)));
     return 0;
   });
+  Client client = daemon.connect();
+  auto first = put_bytes(client, "first", 12 * kMib, 1);
+  REQUIRE(first);
+  CreateOptions brief;
+  brief.timeout = 20ms;
+  EXPECT_ERROR(create_bytes(client, "third", 12 * kMib, brief), timed_out);
+  waiter.say("go");
   CHECK(waiter.hear() == "waiting");
   EXPECT_OK(first->release());
   CHECK(waiter.hear() == "ok");

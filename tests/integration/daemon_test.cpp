@@ -250,7 +250,7 @@ TEST_CASE("daemon: metrics are OpenMetrics text") {
 TEST_CASE("daemon: its descriptors and sessions return to what they were") {
   DaemonFixture daemon;
   REQUIRE(daemon.settles_empty());
-  const std::size_t fds = fd_count(daemon.pid());
+  const std::size_t fds = daemon.settled_fds();
   for (int round = 0; round < 5; ++round) {
     Client client = daemon.connect();
     for (int i = 0; i < 20; ++i) {

@@ -154,19 +154,19 @@ TEST_CASE("fork: returns at once while another thread waits, and the child can w
   Client client = daemon.connect();
   std::atomic<bool> done = false;
   std::thread waiter([&] {
-    CHECK(client.wait("never made before").has_value());
+    CHECK(client.wait("never-made-before").has_value());
     done = true;
   });
   for (int i = 0; i < 20; ++i) {
     Child child = Child::fork([&](Link& link) {
-      link.say(outcome(put_bytes(client, "from child", 1000, 1)));
+      link.say(outcome(put_bytes(client, "from-child", 1000, 1)));
       return 0;
     });
     CHECK(child.hear() == "ok");
     CHECK(child.wait() == 0);
     CHECK(!done);
   }
-  auto array = put_bytes(client, "never made before", 10, 1);
+  auto array = put_bytes(client, "never-made-before", 10, 1);
   waiter.join();
   CHECK(done);
 }

@@ -138,7 +138,7 @@ std::string GoldenScript::send(const Words& words) {
 
 std::string GoldenScript::match(const Words& words, const RawReply& reply) {
   const std::vector<std::string> head = split(words.at(2), ':');  // reply:OP:REQUEST:STATUS
-  if (reply.closed) return "the connection was closed";
+  if (reply.closed || reply.hung) return reply.outcome();
   if (reply.header.op != op_number(head.at(1))) return "op " + std::to_string(reply.header.op);
   if (reply.header.request != number(head.at(2))) {
     return "request " + std::to_string(reply.header.request);

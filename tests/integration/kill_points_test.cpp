@@ -44,9 +44,7 @@ void remove_all(Client& client) {
 TEST_CASE("kill points: a client killed anywhere leaves nothing") {
   DaemonFixture daemon;
   Client observer = daemon.connect();
-  REQUIRE(daemon.settles_empty(1));
-  REQUIRE(wait_until([&] { return observer.status().value().sessions == 1; }));
-  const std::size_t fds = fd_count(daemon.pid());
+  const std::size_t fds = daemon.settled_fds(1);
   REQUIRE(Child::run({"/proc/self/exe", "--scripted-client", daemon.socket()}).wait() == 0);
 
   for (const std::string_view point : client_internal::kKillPoints) {

@@ -8,7 +8,7 @@ namespace {
 
 /// The next event as "event name".
 std::string next(Watch& watch) {
-  const Result<Event> event = watch.next(std::chrono::seconds(kWatchdogSeconds));
+  const Result<Event> event = watch.next(std::chrono::seconds(watchdog_seconds()));
   return event ? event->event + " " + event->name : describe(event);
 }
 

@@ -127,7 +127,18 @@ bool DaemonFixture::settles_empty(std::uint64_t sessions) const {
   return settled && problems.empty();
 }
 
+std::size_t DaemonFixture::settled_fds(std::uint64_t sessions) const {
+  Client client = connect();
+  const bool settled = wait_until([&] {
+    const Result<StoreStatus> status = client.status();
+    return status && status->sessions == sessions + 1;
+  });
+  CHECK_MESSAGE(settled, "sessions stay");
+  return fd_count(pid());
+}
+
 bool DaemonFixture::settles_fds(std::size_t count) const {
+  Client client = connect();  // counted then, counted now
   const bool settled = wait_until([&] { return fd_count(pid()) == count; });
   if (!settled) MESSAGE("descriptors: " << fd_count(pid()) << ", expected " << count);
   return settled;

@@ -64,7 +64,9 @@ class DaemonFixture {
   /// True once the daemon holds no array, no pinned memory, no session but `sessions` known ones,
   /// and says that its books are in order.
   [[nodiscard]] bool settles_empty(std::uint64_t sessions = 0) const;
-  /// True once the daemon's own descriptors number `count`.
+  /// The daemon's descriptors when no session is left but `sessions` known ones.
+  [[nodiscard]] std::size_t settled_fds(std::uint64_t sessions = 0) const;
+  /// True once the daemon's descriptors number `count`, an earlier result of settled_fds().
   [[nodiscard]] bool settles_fds(std::size_t count) const;
 
  private:

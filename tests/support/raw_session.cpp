@@ -20,6 +20,7 @@ std::string frame(Op op, std::uint64_t request, std::string_view body) {
 
 std::string RawReply::outcome() const {
   if (closed) return "closed";
+  if (hung) return "nothing came";
   if (header.status == 0) return "ok";
   const auto code = error_code_of(header.status);
   return code ? std::string(to_string(*code)) : "status " + std::to_string(header.status);
@@ -58,13 +59,17 @@ bool RawSession::readable() const {
   return ::poll(&ready, 1, 0) > 0;
 }
 
-RawReply RawSession::receive(int watchdog_ms) {
+RawReply RawSession::receive() {
   RawReply reply;
   pollfd ready{fd_.get(), POLLIN, 0};
   int found = 0;
   do {
-    found = ::poll(&ready, 1, watchdog_ms);
+    found = ::poll(&ready, 1, watchdog_seconds() * 1000);
   } while (found < 0 && errno == EINTR);
+  if (found <= 0) {
+    reply.hung = true;
+    return reply;
+  }
   std::string bytes(protocol::kFrameBytesMax + 1, '\0');
   iovec part{bytes.data(), bytes.size()};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * 4)] = {};
@@ -73,8 +78,7 @@ RawReply RawSession::receive(int watchdog_ms) {
   message.msg_iovlen = 1;
   message.msg_control = control;
   message.msg_controllen = sizeof control;
-  const ssize_t size =
-      found > 0 ? ::recvmsg(fd_.get(), &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) : -1;
+  const ssize_t size = ::recvmsg(fd_.get(), &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
   if (size < static_cast<ssize_t>(sizeof(protocol::FrameHeader))) {
     reply.closed = true;
     return reply;

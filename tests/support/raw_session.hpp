@@ -33,14 +33,15 @@ template <class T>
 [[nodiscard]] std::string frame(protocol::Op op, std::uint64_t request, std::string_view body = {});
 
 struct RawReply {
-  bool closed = false;  ///< The daemon hung up (or the watchdog bit).
+  bool closed = false;  ///< The daemon hung up.
+  bool hung = false;    ///< Nothing came until the watchdog bit.
   protocol::FrameHeader header;
   std::string body;
   std::vector<UniqueFd> fds;
   bool lost_fds = false;  ///< MSG_CTRUNC
 
-  [[nodiscard]] bool ok() const { return !closed && header.status == 0; }
-  /// "ok", "closed", or the error code's text.
+  [[nodiscard]] bool ok() const { return outcome() == "ok"; }
+  /// "ok", "closed", "nothing came", or the error code's text.
   [[nodiscard]] std::string outcome() const;
 };
 
@@ -51,8 +52,7 @@ class RawSession {
 
   /// One message. False when it could not be sent.
   bool send(std::string_view bytes, std::span<const int> fds = {});
-  /// The next message. `watchdog_ms`: how long to wait; `closed` is set after that, too.
-  [[nodiscard]] RawReply receive(int watchdog_ms = kWatchdogSeconds * 1000);
+  [[nodiscard]] RawReply receive();
   /// The next message if it is there already.
   [[nodiscard]] bool readable() const;
 
