@@ -77,15 +77,6 @@ Selfcheck selfcheck_wanted() {
 #endif
 }
 
-/// SIGTERM and its like wait until there is somebody to take them: whoever sees the socket may send
-/// them and expects a clean stop.
-void mask_signals(int how) {
-  sigset_t signals;
-  sigemptyset(&signals);
-  for (int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, signal);
-  (void)::pthread_sigmask(how, &signals, nullptr);
-}
-
 std::uint64_t random_number() {
   std::uint64_t number = 0;
   while (number == 0) {
@@ -218,7 +209,6 @@ int DaemonImpl::run() {
   wait_worker();
   wait_writable();
   wait_signal();
-  mask_signals(SIG_UNBLOCK);
   const Limits& limits = registry_.quota().limits();
   log(LogLevel::info, "listening",
       {{"socket", listener_.path()},
@@ -524,7 +514,6 @@ Result<std::unique_ptr<Daemon>> Daemon::start(const Options& flags, bool autosta
   const Result<Options> options = with_config(flags);
   if (!options) return options.error();
   const SignalsHeld held;
-  mask_signals(SIG_BLOCK);
   std::vector<UniqueFd> handed_over = take_listen_fds();
   if (handed_over.size() > 1) {
     return make_error(ErrorCode::invalid_argument,
