@@ -121,7 +121,9 @@ Result<AnyArray> Client::cached_any(std::string_view key, const Loader& loader,
   return guarded([&]() -> Result<AnyArray> {
     Result<QualifiedName> name = client_internal::parse_name(key);
     if (!name) return name.error();
-    std::string mark = std::to_string(state_->store_id()) + client_internal::wire_name(*name);
+    // A child that the loader forks is not the loader: it may wait for its parent.
+    std::string mark = std::to_string(client_internal::process_epoch()) + "/" +
+                       std::to_string(state_->store_id()) + "/" + client_internal::wire_name(*name);
     if (std::ranges::find(t_loading, mark) != t_loading.end()) {
       return make_error(ErrorCode::invalid_argument,
                         "name: this thread is loading " + std::string(key) + " already");
