@@ -82,7 +82,9 @@ class Listener {
 };
 
 /// A socket that nobody listens on.
-void leave_stale_socket(const std::string& path) { const Listener listener(path, 0); }
+void leave_stale_socket(const std::string& path) {
+  const Listener listener(path, 0);
+}
 
 Places places_in(const Folder& folder) {
   Places places;
