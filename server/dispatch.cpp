@@ -24,6 +24,16 @@ constexpr std::size_t kProbesPerRequest = 256;
 /// Up to so many arrays a debug build checks its accounts after every request.
 constexpr std::uint64_t kSelfcheckArraysMax = 256;
 
+/// Names in a text as its reader writes them: the registry qualifies all ('~1000/x'), people leave
+/// out their own namespace.
+std::string as_read_by(std::uint32_t uid, std::string text) {
+  const std::string own = "'~" + std::to_string(uid) + "/";
+  for (std::size_t at = text.find(own); at != std::string::npos; at = text.find(own, at + 1)) {
+    text.erase(at + 1, own.size() - 1);
+  }
+  return text;
+}
+
 }  // namespace
 
 Now read_clock() {
@@ -152,7 +162,12 @@ void Dispatcher::send_reply(SessionId session, DescriptorRef descriptor) {
 }
 
 void Dispatcher::send_error(SessionId session, const FrameHeader& header, const Error& error) {
-  write_error(writer_, header, error);
+  const Identity* reader = registry_.identity(session);
+  if (reader == nullptr) {
+    write_error(writer_, header, error);
+  } else {
+    write_error(writer_, header, make_error(error.code, as_read_by(reader->uid, error.text)));
+  }
   outbox_.send(session, writer_.frame(), {});
 }
 

@@ -20,6 +20,13 @@ ROOT = Path(__file__).resolve().parents[2]
 # --- errors ---------------------------------------------------------------------------------------
 
 
+def test_errors_write_names_as_their_reader_does(client):
+    with pytest.raises(shmstore.NotFound, match="'nowhere'"):
+        client.attach("nowhere")
+    with pytest.raises((shmstore.NotFound, shmstore.PermissionDenied), match="'~54321/nowhere'"):
+        client.attach("~54321/nowhere")
+
+
 def test_there_is_a_class_for_every_code():
     header = (ROOT / "include/shmstore/error.hpp").read_text()
     codes = re.findall(r"^  (\w+) = (\d+), +///<", header, re.M)
