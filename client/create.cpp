@@ -119,7 +119,6 @@ Result<std::unique_ptr<Lease>> create(const std::shared_ptr<State>& state, Creat
   if (Result<void> adopted = lease->adopt(std::move(*connection), call); !adopted) {
     return adopted.error();
   }
-  lease->hard_ = options.hard;
   return lease;
 }
 

@@ -100,6 +100,7 @@ Result<void> Lease::describe(const ArrayBody& body, std::span<const std::byte> t
   version_ = body.version;
   order_ = static_cast<Order>(body.order);
   seal_ = static_cast<Seal>(body.seal);
+  hard_ = (body.options & protocol::kArrayHard) != 0;
   perms_ = body.perms;
   shape_.resize(body.ndim);
   if (dims_bytes > 0) std::memcpy(shape_.data(), tail.data(), dims_bytes);

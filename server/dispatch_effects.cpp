@@ -85,7 +85,8 @@ void Dispatcher::answer(const Completion& completion, const Grant& grant) {
   body.name_bytes = static_cast<std::uint16_t>(array->name.size());
   body.dtype_bytes = static_cast<std::uint16_t>(array->dtype.size());
   body.perms = array->perms;
-  body.options = array->kept ? kArrayKept : std::uint16_t{0};
+  const unsigned options = (array->kept ? kArrayKept : 0U) | (array->hard ? kArrayHard : 0U);
+  body.options = static_cast<std::uint16_t>(options);
   body.state = static_cast<std::uint8_t>(array->state);
   body.access = static_cast<std::uint8_t>(grant.access);
   body.order = static_cast<std::uint8_t>(array->order);

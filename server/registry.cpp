@@ -213,6 +213,7 @@ ArrayView Registry::Impl::view(const Array& array, std::int64_t boot_ms) const {
   view.gid = array.gid;
   view.leases = array.lease_count;
   view.kept = array.kept;
+  view.hard = needs_hard(array, false);
   if (array.ttl_deadline_ms != kNever) {
     view.ttl_left_ms = std::max<std::int64_t>(0, array.ttl_deadline_ms - boot_ms);
   }

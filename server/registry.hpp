@@ -149,6 +149,7 @@ struct ArrayView {
   std::uint32_t uid = 0, gid = 0;
   std::uint64_t leases = 0;
   bool kept = false;
+  bool hard = false;  ///< Every seal is a hard one, whatever the seal asks for.
   std::optional<std::int64_t> ttl_left_ms;
   double created_s = 0;
   std::optional<double> sealed_s;

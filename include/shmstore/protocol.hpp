@@ -147,6 +147,7 @@ enum class Role : std::uint8_t { array = 0, loader = 1 };
 
 /// Options bits of an ArrayBody.
 inline constexpr std::uint16_t kArrayKept = 1U << 0U;
+inline constexpr std::uint16_t kArrayHard = 1U << 1U;  ///< Every seal is a hard one: swap first.
 
 /// Describes an array and where its bytes are. Tail: u64 dims[ndim], name, dtype.
 /// With role loader everything else is zero and there is no tail.
@@ -162,7 +163,7 @@ struct ArrayBody {
   std::uint16_t name_bytes = 0;
   std::uint16_t dtype_bytes = 0;
   std::uint16_t perms = 0;
-  std::uint16_t options = 0;  ///< kArrayKept
+  std::uint16_t options = 0;  ///< kArrayKept, kArrayHard
   std::uint8_t state = 0;     ///< State
   std::uint8_t access = 0;    ///< Access of the lease.
   std::uint8_t order = 0;     ///< Order

@@ -169,6 +169,25 @@ TEST_CASE("seal: mutable arrays are shared at once and can be sealed") {
   CHECK(reader->data()[0] == 42);
 }
 
+TEST_CASE("seal: by another process than the maker, of an array made to be sealed hard") {
+  DaemonFixture daemon;
+  Child maker = Child::fork([&](Link&) {
+    Client own = daemon.connect();
+    CreateOptions options;
+    options.is_mutable = options.hard = options.keep = true;
+    return create_bytes(own, "x", 4096, options) ? 0 : 1;
+  });
+  REQUIRE(maker.wait() == 0);
+  Client client = daemon.connect();
+  AttachOptions write;
+  write.access = Access::write;
+  auto array = client.attach_any("x", write);
+  REQUIRE(array);
+  EXPECT_OK(array->seal());
+  CHECK(array->sealed() == Seal::hard);
+  EXPECT_OK(client.remove("x"));
+}
+
 TEST_CASE("seal: a copy of a sealed array is private") {
   DaemonFixture daemon;
   Client client = daemon.connect();
