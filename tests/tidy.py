@@ -310,9 +310,9 @@ def check_built(tree):
 
 
 def check_collected(tree):
-    """pytest collects test_*.py below its testpaths only, and only functions named test_*."""
-    setting = re.search(r"^testpaths = \[(.*?)\]", tree.get("pyproject.toml", ""), re.S | re.M)
-    folders = tuple(f"{f}/" for f in re.findall(r'"(.*?)"', setting.group(1))) if setting else ()
+    """tools/test gives pytest some folders; it collects functions test_* of files test_* there."""
+    given = re.search(r"^pytest_folders=\((.*?)\)", tree.get("tools/test", ""), re.M)
+    folders = tuple(f"{folder}/" for folder in given.group(1).split()) if given else ()
     for path, text in tree.items():
         if not path.startswith("tests/") or not path.endswith(".py"):
             continue

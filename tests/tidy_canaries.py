@@ -11,7 +11,7 @@ AFTER = 'SHMSTORE_KILL_POINT("seal.after_send");\n'
 KILL = {"include/shmstore/protocol.hpp": OPS, "client/kill_points.hpp": POINTS}
 LONG = "  ++x;\n" * FUNCTION_LINES_MAX
 TOO_MANY = "//\n" * (FILE_LINES_MAX + 1)
-TESTPATHS = {"pyproject.toml": 'testpaths = ["tests/python"]\n'}
+TESTPATHS = {"tools/test": "pytest_folders=(tests/python tests/shmctl)\n"}
 JSON = '#include <nlohmann/json.hpp>\n'
 
 SEND = "pass_kill_point(op, Step::before_send);\n  send_frame(fd, parts);\n"
