@@ -51,8 +51,8 @@ bool leases_answer(bool writable, bool write_sealed) {
 
 }  // namespace
 
-LeaseProbe::LeaseProbe()
-    : exact_(leases_answer(false, false) && leases_answer(true, false) &&
+LeaseProbe::LeaseProbe(bool try_leases)
+    : exact_(try_leases && leases_answer(false, false) && leases_answer(true, false) &&
              leases_answer(false, true)) {}
 
 void LeaseProbe::prepare(int description) const noexcept {

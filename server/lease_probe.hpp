@@ -16,8 +16,8 @@ namespace shmstore::server {
 
 class LeaseProbe {
  public:
-  /// Finds out what works here.
-  LeaseProbe();
+  /// Finds out what works here. `try_leases` false: the fallback in any case, for tests.
+  explicit LeaseProbe(bool try_leases = true);
 
   /// True when leases answer; false when the fallback is in force.
   [[nodiscard]] bool exact() const noexcept { return exact_; }

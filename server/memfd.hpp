@@ -30,7 +30,8 @@ enum class HugePages : std::uint8_t {
 /// pages yet. Error: no_capacity (descriptors, memory).
 [[nodiscard]] Result<UniqueFd> make_memfd(std::uint64_t bytes);
 
-/// A fresh description of the same file. Errors: no_capacity (descriptors), internal (/proc).
+/// A fresh description of the same file. REQUIRES: the process has not forked since the first call.
+/// Errors: no_capacity (descriptors), internal (/proc).
 [[nodiscard]] Result<UniqueFd> reopen(int fd, bool writable);
 
 /// Puts zeroed pages behind [offset, offset + bytes): huge ones where whole ones fit in and the

@@ -87,7 +87,12 @@ TEST_CASE("memfd: a hard seal waits for writable mappings, then holds for everyb
 }
 
 TEST_CASE("lease probe: held by descriptors and by mappings, of either kind") {
-  const LeaseProbe probe;
+  bool leases = true;
+  SUBCASE("by leases, where they work") {}
+  SUBCASE("by the fallback") {
+    leases = false;
+  }
+  const LeaseProbe probe(leases);
   for (bool writable : {false, true}) {
     const UniqueFd fd = make_memfd(kPageBytes).value();
     CHECK(probe.is_free(fd.get()));
