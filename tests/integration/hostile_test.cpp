@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 
+#include <cerrno>
 #include <random>
 
 #include "tests/support/raw_session.hpp"
@@ -204,7 +205,7 @@ TEST_CASE("hostile: before hello nothing is served") {
   CHECK(daemon.settles_empty());
 }
 
-TEST_CASE("hostile: a client that sends descriptors is disconnected, they are closed") {
+TEST_CASE("hostile: descriptors that a client sends are refused or closed, never kept") {
   DaemonFixture daemon;
   REQUIRE(daemon.settles_empty());
   const std::size_t fds = daemon.settled_fds();
@@ -213,7 +214,9 @@ TEST_CASE("hostile: a client that sends descriptors is disconnected, they are cl
     RawSession raw(daemon.socket());
     REQUIRE(raw.hello().ok());
     const int riders[] = {rider.get(), rider.get(), rider.get()};
-    REQUIRE(raw.send(frame(Op::ping, raw.next_request()), riders));
+    const bool sent = raw.send(frame(Op::ping, raw.next_request()), riders);
+    if (!sent && errno == EPERM) continue;  // a kernel that lets the receiver forbid it
+    REQUIRE(sent);
     RawReply reply = raw.receive();
     if (!reply.closed) {
       CHECK(reply.outcome() == "protocol_error");
