@@ -1,0 +1,296 @@
+"""joblib with the store in place of its memory-mapped files.
+
+    with shmstore.joblib.sharing():
+        results = joblib.Parallel(n_jobs=8)(joblib.delayed(f)(x, i) for i in range(100))
+
+Inside the ``with`` block an array that joblib would dump to a file and map (one larger than
+``Parallel``'s ``max_nbytes``, 1 MB unless set, wherever it is in the arguments) goes through the
+store: no file, no clean-up left to a tracker. Large arrays in what the tasks return come back
+through the store as well, where joblib pickles them. Processes of loky and of multiprocessing;
+threads have nothing to gain and are left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import warnings
+import weakref
+from collections.abc import Iterator
+from typing import Any, Optional
+
+import numpy as np
+from joblib import _memmapping_reducer as _reducer  # type: ignore[import-untyped]
+from joblib import parallel as _parallel
+
+from . import _connect, _errors
+from ._array import SharedArray, lease_around
+from .sharing import in_store, map_leaves, same_bytes, share
+
+__all__ = ["sharing"]
+
+#: Modes in which tasks write to their arguments.
+_WRITING = ("r+", "w+")
+
+#: Errors for which joblib's own way is taken, if the caller chose so.
+_NO_STORE = (_errors.Disconnected, _errors.NoCapacity, _errors.QuotaExceeded)
+
+
+@contextlib.contextmanager
+def sharing(
+    min_bytes: Optional[int] = None,
+    results: Optional[str] = "c",
+    *,
+    fallback: bool = True,
+    client: Any = None,
+) -> Iterator[None]:
+    """Arguments and results of ``joblib.Parallel`` go through the store inside this block.
+
+    min_bytes: from how many bytes on; None: ``Parallel``'s ``max_nbytes`` for arguments, 1 MB for
+        results.
+    results: ``"c"``: large arrays in results are writable, private copy-on-write; ``"r"``:
+        read-only, so that they are passed on by handle; None: pickled, as joblib does. Found in
+        lists, tuples, dicts and dataclasses.
+    fallback: without a daemon, or when the store is full, warn once and do as joblib does; False:
+        raise.
+
+    ``Parallel``'s ``mmap_mode`` holds for arguments: ``"r"`` (the default) read-only, ``"c"``
+    private copies, ``"r+"`` shared among the tasks for writing. An argument is copied into the
+    store once per call of ``Parallel`` and kept for its duration. The block concerns the whole
+    process, all threads; blocks may be nested, the innermost counts.
+    """
+    if results not in ("c", "r", None):
+        raise ValueError(f"results: {results!r} is none of 'c', 'r', None")
+    scope = _Scope(min_bytes, results, fallback, client)
+    with _lock:
+        _scopes.append(scope)
+        if len(_scopes) == 1:
+            _install()
+    try:
+        yield
+    finally:
+        with _lock:
+            _scopes.remove(scope)
+            if not _scopes:
+                _remove()
+
+
+def _warn(error: Exception) -> None:
+    warnings.warn(f"joblib goes on without the store: {error}", RuntimeWarning, stacklevel=2)
+
+
+_lock = threading.RLock()
+_scopes: list[_Scope] = []
+
+
+class _Scope:
+    """One ``sharing()`` block: its options, and the arguments it holds for running calls."""
+
+    def __init__(
+        self, min_bytes: Optional[int], results: Optional[str], fallback: bool, client: Any
+    ) -> None:
+        self.min_bytes = min_bytes
+        self.results = results
+        self.fallback = fallback
+        self._client = client
+        self._warned = False
+        self._calls = 0
+        # By what joblib keeps files for (a Parallel object), then by id of the argument: the
+        # argument, its array in the store, and in which call it was last known to be equal.
+        self._held: dict[Any, dict[int, tuple[weakref.ref[Any], SharedArray, int]]] = {}
+
+    def wants(self, reducer: Any, x: Any) -> bool:
+        if type(x) is not np.ndarray or x.dtype.hasobject or reducer._mmap_mode is None:
+            return False
+        if in_store(x):
+            return True
+        least = self.min_bytes
+        if least is None:
+            if reducer._max_nbytes is None:
+                return False
+            least = reducer._max_nbytes + 1
+        return bool(x.nbytes >= least) and _reducer._get_backing_memmap(x) is None
+
+    def reduced(self, reducer: Any, x: Any) -> Any:
+        """What to pickle for an argument, or None for joblib's own way."""
+        mode = reducer._mmap_mode
+        try:
+            if in_store(x):
+                return _handle(x, mode)
+            return _handle(self._shared(reducer, x, mode), mode)
+        except _errors.InvalidArgument:  # a dtype that the store does not know
+            return None
+        except _NO_STORE as error:
+            if not self.fallback:
+                raise
+            if not self._warned:
+                self._warned = True
+                _warn(error)
+            return None
+
+    def _shared(self, reducer: Any, x: Any, mode: str) -> SharedArray:
+        held = self._held.setdefault(_call_of(reducer), {})
+        found = held.get(id(x))
+        if found is not None and found[0]() is x:
+            shared = found[1]
+            if found[2] == self._calls or mode in _WRITING or same_bytes(x, shared):
+                held[id(x)] = (found[0], shared, self._calls)
+                return shared
+            # Changed since an earlier call of the same Parallel object, whose tasks are done.
+        client = self._client or _connect.default_client()
+        shared = client.put(None, x, mutable=mode in _WRITING)
+        # The array stays, unlike the argument, until the call's end: a task may wait for long.
+        held[id(x)] = (weakref.ref(x), shared, self._calls)
+        held[id(shared)] = (weakref.ref(shared), shared, self._calls)
+        return shared
+
+    def call_begins(self) -> None:
+        self._calls += 1
+
+    def call_ended(self, manager: Any, context: Any) -> None:
+        for key in list(self._held):
+            if key[0] == id(manager) and context in (None, key[1]):
+                del self._held[key]
+
+    def store(self) -> Any:
+        """What tells a worker which store to use: its id, and its path if that was given."""
+        if self._client is None:
+            return None
+        return self._client.store_id, self._client.socket_path
+
+
+def _call_of(reducer: Any) -> Any:
+    """Names the Parallel object that an argument is pickled for, as joblib's folders do."""
+    manager = getattr(reducer._temp_folder_resolver, "__self__", None)
+    return id(manager), getattr(manager, "_current_context_id", None)
+
+
+def _handle(x: Any, mode: str) -> Any:
+    handle = np.ndarray.view(x, SharedArray)
+    if mode == "c":
+        return _private, (handle,)
+    if mode == "r":
+        return _read_only, (handle,)
+    return handle.__reduce_ex__(5)
+
+
+def _read_only(x: Any) -> Any:
+    x.flags.writeable = False
+    return x
+
+
+def _private(x: Any) -> Any:
+    """The same array, or view of it, in copy-on-write memory."""
+    lease = lease_around(x)
+    if lease is None:
+        return x
+    client = _connect.client_of(lease.store_id, None)
+    whole = client.attach(id=str(lease.id), mode="c")
+    memory = whole if whole.flags.c_contiguous else whole.T
+    offset = x.__array_interface__["data"][0] - lease.address
+    return np.ndarray.__new__(SharedArray, x.shape, x.dtype, memory, offset, x.strides)
+
+
+# --- in joblib ------------------------------------------------------------------------------------
+#
+# joblib has no interface for this: the reducers for ndarray are its own in every executor, and the
+# executor outlives the call. So four of its functions are replaced while a block is open. Each
+# asks here first and otherwise does what it did.
+
+_forward = _reducer.ArrayMemmapForwardReducer.__call__
+_batch_reduce = _parallel.BatchedCalls.__reduce__
+_call = _parallel.Parallel.__call__
+_clean = _reducer.TemporaryResourcesManager._clean_temporary_resources
+
+
+def _install() -> None:
+    _reducer.ArrayMemmapForwardReducer.__call__ = _forward_or_share
+    _parallel.BatchedCalls.__reduce__ = _reduce_batch
+    _parallel.Parallel.__call__ = _counted_call
+    _reducer.TemporaryResourcesManager._clean_temporary_resources = _clean_and_drop
+
+
+def _remove() -> None:
+    _reducer.ArrayMemmapForwardReducer.__call__ = _forward
+    _parallel.BatchedCalls.__reduce__ = _batch_reduce
+    _parallel.Parallel.__call__ = _call
+    _reducer.TemporaryResourcesManager._clean_temporary_resources = _clean
+
+
+def _innermost() -> Optional[_Scope]:
+    with _lock:
+        return _scopes[-1] if _scopes else None
+
+
+def _forward_or_share(self: Any, a: Any) -> Any:
+    scope = _innermost()
+    reduced = scope.reduced(self, a) if scope is not None and scope.wants(self, a) else None
+    return _forward(self, a) if reduced is None else reduced
+
+
+def _counted_call(self: Any, iterable: Any) -> Any:
+    for scope in list(_scopes):
+        scope.call_begins()
+    return _call(self, iterable)
+
+
+def _clean_and_drop(self: Any, context_id: Any = None, *args: Any, **kwargs: Any) -> Any:
+    for scope in list(_scopes):
+        scope.call_ended(self, context_id)
+    return _clean(self, context_id, *args, **kwargs)
+
+
+def _reduce_batch(self: Any) -> Any:
+    kind, arguments = _batch_reduce(self)[:2]
+    scope = _innermost()
+    if scope is None or scope.results is None:
+        return kind, arguments
+    least = 1_000_000 if scope.min_bytes is None else scope.min_bytes
+    options = (least, scope.results, scope.fallback, scope.store())
+    return _open_batch, (kind, arguments, options)
+
+
+def _open_batch(kind: Any, arguments: Any, options: Any) -> Any:
+    return _SharingBatch(kind(*arguments), options)
+
+
+class _SharingBatch:
+    """In the worker: a batch of tasks that shares what it returns."""
+
+    def __init__(self, batch: Any, options: Any) -> None:
+        self._batch = batch
+        self._options = options
+
+    def __len__(self) -> int:
+        return len(self._batch)
+
+    def __call__(self) -> Any:
+        least, mode, fallback, store = self._options
+        results = self._batch()
+        try:
+            client = None if store is None else _connect.client_of(*store)
+            shared = share(results, least, client=client)
+        except _NO_STORE as error:
+            if not fallback:
+                raise
+            _warn(error)
+            return results
+        return _Results(shared) if mode == "c" and shared is not results else shared
+
+
+class _Results:
+    """Results on their way back, to be opened as private copies."""
+
+    def __init__(self, results: Any) -> None:
+        self._results = results
+
+    def __reduce__(self) -> Any:
+        return _open_results, (self._results,)
+
+
+def _open_results(results: Any) -> Any:
+    return map_leaves(results, _private_leaf)
+
+
+def _private_leaf(x: Any) -> Any:
+    return _private(x) if isinstance(x, SharedArray) else x

@@ -1,0 +1,342 @@
+"""joblib with the store in place of its memory-mapped files; and pools, where nothing is to do."""
+
+import gc
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import pickle
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import pytest
+
+import shmstore
+from shmstore import SharedArray, _connect
+
+joblib = pytest.importorskip("joblib")
+
+from joblib import Parallel, delayed  # noqa: E402
+from joblib.externals.loky import get_reusable_executor  # noqa: E402
+
+from shmstore.joblib import sharing  # noqa: E402
+
+LARGE = 200_000  # 1.6 MB as float64
+METHODS = ("fork", "spawn", "forkserver")
+
+
+@pytest.fixture(params=["loky", "multiprocessing"])
+def backend(request):
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def store(shm):
+    multiprocessing.forkserver._forkserver._stop()  # one that runs has another environment
+    yield shm
+    get_reusable_executor().shutdown(wait=True)  # its workers are connected to this test's daemon
+    gc.collect()
+
+
+def describe(x):
+    """In the worker: what the argument is."""
+    return type(x).__name__, bool(x.flags.writeable), float(x.sum()), file_of(x)
+
+
+def file_of(x):
+    while isinstance(x, np.ndarray):
+        if isinstance(x, np.memmap):
+            return str(x.filename)
+        x = x.base
+    return None
+
+
+def total(x, i):
+    return float(x.sum()) + i
+
+
+def make(i, size=LARGE):
+    return np.full(size, float(i))
+
+
+def nested(i):
+    return {"big": make(i), "list": [make(i + 1), "text"], "small": np.arange(3)}
+
+
+def tweak(x):
+    x[0] += 1
+    return x[0]
+
+
+class Holder:
+    def __init__(self, data):
+        self.data = data
+
+    def total(self, i):
+        return float(self.data.sum()) + i
+
+
+def folders():
+    return [name for name in os.listdir("/dev/shm") if name.startswith("joblib_memmapping")]
+
+
+def test_arguments_go_through_the_store(store, backend):
+    x = np.arange(float(LARGE))
+    with sharing():
+        found = Parallel(2, backend=backend)(delayed(describe)(x) for _ in range(6))
+    assert found == [("SharedArray", False, x.sum(), None)] * 6
+    without = Parallel(2, backend=backend)(delayed(describe)(x) for _ in range(2))
+    assert without[0][0] == "memmap" and without[0][3]
+
+
+def test_one_copy_for_all_tasks_given_back_at_the_end(store):
+    x = np.arange(float(LARGE))
+    before = set(folders())  # joblib's, of tests that do not share
+    with sharing():
+        [only] = set(Parallel(2)(delayed(id_of)(x, i) for i in range(20)))
+        assert os.getpid() not in {holder["pid"] for holder in store.holders(id=only)}
+        [other] = set(Parallel(2)(delayed(id_of)(x, i) for i in range(2)))
+        assert other != only
+    assert set(folders()) <= before
+
+
+def id_of(x, i):
+    return x.shm.id
+
+
+def test_arguments_anywhere(store, backend):
+    holder = Holder(np.arange(float(LARGE)))
+    inside = {"k": [np.arange(float(LARGE))]}
+    with sharing():
+        assert Parallel(2, backend=backend)(delayed(holder.total)(i) for i in range(3)) == [
+            holder.total(i) for i in range(3)
+        ]
+        found = Parallel(2, backend=backend)(delayed(kind_inside)(inside) for _ in range(3))
+    assert found == ["SharedArray"] * 3
+
+
+def kind_inside(x):
+    return type(x["k"][0]).__name__
+
+
+def test_small_objects_and_views_of_memmaps_stay_joblibs(store, tmp_path, backend):
+    mapped = np.memmap(tmp_path / "f", float, "w+", shape=(LARGE,))
+    arguments = [np.arange(10.0), mapped, np.arange(float(LARGE))[::2]]
+    with sharing():
+        small, file, strided = Parallel(2, backend=backend)(delayed(describe)(x) for x in arguments)
+    assert small[0] == "ndarray" and file[3] == str(tmp_path / "f")
+    assert strided[0] == ("ndarray" if arguments[2].nbytes <= 1e6 else "SharedArray")
+
+
+def test_thresholds(store):
+    x, y = np.arange(1000.0), np.arange(float(LARGE))
+    with sharing(min_bytes=8000):
+        assert Parallel(2)(delayed(describe)(x) for _ in range(2))[0][0] == "SharedArray"
+    with sharing():
+        assert Parallel(2, max_nbytes=100)(delayed(describe)(x) for _ in range(2))[0][0] == (
+            "SharedArray"
+        )
+        assert Parallel(2, max_nbytes=None)(delayed(describe)(y) for _ in range(2))[0][0] == (
+            "ndarray"
+        )
+
+
+def test_modes(store, backend):
+    x = np.zeros(LARGE)
+    with sharing():
+        options = {"n_jobs": 2, "backend": backend}
+        private = Parallel(**options, mmap_mode="c")(delayed(tweak)(x) for _ in range(4))
+        assert private == [1, 1, 1, 1] and x[0] == 0
+        together = Parallel(**options, mmap_mode="r+")(delayed(tweak)(x) for _ in range(4))
+        assert max(together) > 1 and x[0] == 0
+        with pytest.raises(ValueError):
+            Parallel(**options, mmap_mode="r")(delayed(tweak)(x) for _ in range(2))
+
+
+def test_an_array_changed_between_calls(store, backend):
+    x = np.zeros(LARGE)
+    with sharing():
+        for value in range(3):
+            x[:] = value
+            assert Parallel(2, backend=backend)(delayed(total)(x, 0) for _ in range(3)) == (
+                [value * LARGE] * 3
+            )
+        with Parallel(2, backend=backend) as parallel:
+            for value in range(3):
+                x[:] = value
+                assert parallel(delayed(total)(x, 0) for _ in range(3)) == [value * LARGE] * 3
+
+
+def test_results_are_writable_and_private(store, backend):
+    with sharing():
+        results = Parallel(2, backend=backend)(delayed(make)(i) for i in range(5))
+    for i, x in enumerate(results):
+        assert isinstance(x, SharedArray) and x.shm.access == "c"
+        assert x.sum() == i * LARGE
+        x[0] = -1
+        assert x.sum() == i * (LARGE - 1) - 1
+    assert pickle.loads(pickle.dumps(results[1]))[0] == -1
+
+
+def test_results_in_structures_and_read_only(store):
+    with sharing(results="r"):
+        [found] = Parallel(2)(delayed(nested)(i) for i in range(1, 2))
+        assert found["big"].shm.access == "r" and not found["big"].flags.writeable
+        assert found["list"][0].sum() == 2 * LARGE and found["list"][1] == "text"
+        assert type(found["small"]) is np.ndarray
+        again = Parallel(2)(delayed(describe)(found["big"]) for _ in range(2))
+        assert again[0] == ("SharedArray", False, LARGE, None)
+    with sharing(results=None):
+        [plain] = Parallel(2)(delayed(make)(i) for i in range(1))
+    assert type(plain) is np.ndarray
+    with pytest.raises(ValueError):
+        sharing(results="w").__enter__()
+
+
+def test_results_given_back(store):
+    with sharing():
+        results = Parallel(2)(delayed(make)(i) for i in range(4))
+        assert store.stats()["used"] >= 4 * 8 * LARGE
+        assert sum(x.sum() for x in results) == 6 * LARGE
+
+
+def test_exceptions_of_tasks(store, backend):
+    x = np.arange(float(LARGE))
+    with sharing(), pytest.raises(ZeroDivisionError):
+        Parallel(2, backend=backend)(delayed(fail)(x) for _ in range(3))
+    with sharing():
+        assert Parallel(2, backend=backend)(delayed(total)(x, 0) for _ in range(2))[0] == x.sum()
+
+
+def fail(x):
+    raise ZeroDivisionError
+
+
+def test_generators_threads_and_nesting(store):
+    x = np.arange(float(LARGE))
+    with sharing():
+        generator = Parallel(2, return_as="generator")(delayed(total)(x, i) for i in range(5))
+        assert list(generator) == [x.sum() + i for i in range(5)]
+        threads = Parallel(2, backend="threading")(delayed(describe)(x) for _ in range(2))
+        assert threads[0][0] == "ndarray"
+        assert Parallel(1)(delayed(describe)(x) for _ in range(2))[0][0] == "ndarray"
+        with sharing(min_bytes=1 << 40):
+            assert Parallel(2)(delayed(describe)(x) for _ in range(2))[0][0] == "memmap"
+        assert Parallel(2)(delayed(describe)(x) for _ in range(2))[0][0] == "SharedArray"
+
+
+def test_a_killed_worker_is_joblibs_usual_error_and_leaves_nothing(store):
+    x = np.arange(float(LARGE))
+    with sharing(), pytest.raises(Exception) as caught:
+        Parallel(2)(delayed(kill)(x) for _ in range(2))
+    assert "Terminated" in type(caught.value).__name__
+    with sharing():
+        assert Parallel(2)(delayed(total)(x, 0) for _ in range(2)) == [x.sum()] * 2
+
+
+def kill(x):
+    os.kill(os.getpid(), 9)
+
+
+def test_without_a_daemon(store, monkeypatch):
+    monkeypatch.setenv("SHMSTORE_SOCKET", "/nowhere")
+    monkeypatch.setattr(_connect, "_default", None)
+    x = np.arange(float(LARGE))
+    with sharing(), pytest.warns(RuntimeWarning, match="without the store") as caught:
+        found = Parallel(2)(delayed(describe)(x) for _ in range(4))
+    assert [one[0] for one in found] == ["memmap"] * 4
+    assert len([w for w in caught if "without the store" in str(w.message)]) == 1
+    with sharing(fallback=False), pytest.raises(Exception) as error:
+        Parallel(2)(delayed(describe)(x) for _ in range(4))
+    assert "Disconnected" in repr(error.value) + repr(error.value.__cause__)
+
+
+def test_a_full_store(tmp_path, store):
+    from shmstore.compat.plasma import start_plasma_store
+
+    x = np.arange(float(LARGE))
+    with start_plasma_store(1 << 20) as (path, _):
+        client = shmstore.connect(path)
+        with sharing(client=client), pytest.warns(RuntimeWarning, match="without the store"):
+            found = Parallel(2)(delayed(describe)(x) for _ in range(2))
+            assert found[0][0] == "memmap"
+        with warnings.catch_warnings(), sharing(client=client, results="r", min_bytes=1000):
+            warnings.simplefilter("error")
+            [result] = Parallel(2)(delayed(make)(i, 1000) for i in range(1))
+            assert result.sum() == 0 and client.info(id=result.shm.id)["nbytes"] == 8000
+    get_reusable_executor().shutdown(wait=True)
+
+
+def test_joblib_is_as_it_was_afterwards(store):
+    from joblib import _memmapping_reducer, parallel
+
+    def state():
+        return (
+            _memmapping_reducer.ArrayMemmapForwardReducer.__call__,
+            _memmapping_reducer.TemporaryResourcesManager._clean_temporary_resources,
+            parallel.BatchedCalls.__reduce__,
+            parallel.Parallel.__call__,
+        )
+
+    before = state()
+    with pytest.raises(KeyError), sharing(), sharing():
+        assert state() != before
+        raise KeyError
+    assert state() == before
+
+
+def test_scikit_learn(store):
+    pytest.importorskip("sklearn")
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.model_selection import cross_val_score
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20000, 20)), rng.normal(size=20000)
+    model = RandomForestRegressor(2, max_depth=3, random_state=0)
+    expected = cross_val_score(model, x, y, cv=3)
+    with sharing():
+        assert np.array_equal(cross_val_score(model, x, y, cv=3, n_jobs=2), expected)
+
+
+# --- pools, where nothing is to do ----------------------------------------------------------------
+
+
+@pytest.fixture
+def shared(store):
+    return store.put(None, np.arange(float(LARGE)))
+
+
+def put_one(value):
+    return shmstore.put(None, make(value))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_concurrent_futures(shared, method):
+    with ProcessPoolExecutor(2, multiprocessing.get_context(method)) as pool:
+        found = list(pool.map(describe, [shared] * 4))
+        views = list(pool.map(describe, [shared[i:] for i in range(3)]))
+        result = pool.submit(put_one, 3).result()
+    assert found == [("SharedArray", False, shared.sum(), None)] * 4
+    assert [one[2] for one in views] == [shared[i:].sum() for i in range(3)]
+    assert isinstance(result, SharedArray) and result.sum() == 3 * LARGE
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_multiprocessing_pool(shared, method):
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        assert pool.map(describe, [shared] * 4) == [("SharedArray", False, shared.sum(), None)] * 4
+        assert pool.starmap(total, [(shared, 1)]) == [shared.sum() + 1]
+        assert pool.apply(put_one, (2,)).sum() == 2 * LARGE
+
+
+def test_loky(shared):
+    executor = get_reusable_executor(max_workers=2)
+    found = list(executor.map(describe, [shared] * 3))
+    assert found == [("SharedArray", False, shared.sum(), None)] * 3
+    assert executor.submit(put_one, 2).result().sum() == 2 * LARGE
+
+
+def test_joblib_without_the_context(shared):
+    """A SharedArray goes by handle in any case."""
+    found = Parallel(2)(delayed(describe)(shared) for _ in range(2))
+    assert found[0] == ("SharedArray", False, shared.sum(), None)
