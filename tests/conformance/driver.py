@@ -18,7 +18,9 @@ HERE = pathlib.Path(__file__).resolve().parent
 def scenarios(driver):
     """(name, steps) of what `driver` can express."""
     behaviours = json.loads((HERE / "behaviours.json").read_text())
-    return [(s["name"], s["steps"]) for s in behaviours["scenarios"] if driver in s["drivers"]]
+    return [(scenario["name"], [step for step in scenario["steps"]
+                                if driver in step.get("only", [driver])])
+            for scenario in behaviours["scenarios"] if driver in scenario["drivers"]]
 
 
 def program(variable, name):
