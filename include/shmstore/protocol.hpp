@@ -66,7 +66,8 @@ enum class Op : std::uint16_t {
   attach_batch = 15, ///< Reserved: protocol_error.
 
   // Admin plane. TARGET is {"name": "x" or "~uid/x"} or {"id": "decimal", "store_id"?: "decimal"}.
-  list = 64,       ///< {"prefix"?, "uid"?, "cursor"?, "limit"?} → {"arrays": [INFO], "cursor": str|null}
+  list = 64,       ///< {"prefix"?, "uid"?, "cursor"?, "limit"?}
+                   ///< → {"arrays": [INFO], "cursor": str|null}; a page may be short or empty.
   info = 65,       ///< TARGET → INFO
   holders = 66,    ///< TARGET → {"holders": [{pid, command, uid, access, since}]}
   status = 67,     ///< {} → see interface: capacity, used, pooled, arrays, sessions, fds, …
@@ -78,8 +79,8 @@ enum class Op : std::uint16_t {
   watch = 73,      ///< {"prefix"?, "uid"?} → {}; then `event` frames with this request's id.
   selfcheck = 74,  ///< {} → {"clean": bool, "problems": [str]}
   gc = 75,         ///< {} → {"freed_bytes": n, "pinned_bytes": n}. Probes and frees what is free.
-  quotas = 76,     ///< {"uid"?: n, "bytes_max"?: n, "arrays_max"?: n} → the uid's quota; to set: root
-                   ///< or the daemon's own user only.
+  quotas = 76,     ///< {"uid"?: n, "bytes_max"?: n, "arrays_max"?: n} → the uid's quota.
+                   ///< To set: root or the daemon's own user only.
   event = 127,     ///< Daemon → client only: {"event": "created|sealed|deleted|kept|unkept|lost",
                    ///< "name", "id", "version", "state", "uid"}; "lost": events were dropped.
 };
@@ -114,7 +115,7 @@ struct HelloReply {
   std::uint8_t token[16] = {};        ///< Names this session for a later resume.
   std::uint32_t uid = 0;              ///< The caller, as the daemon knows it.
   std::uint32_t daemon_pid = 0;
-  std::uint32_t table_bytes = 0;      ///< Room for the ref table whose fd comes here later. 0: none.
+  std::uint32_t table_bytes = 0;      ///< Room for the ref table whose fd comes later; 0: none.
   std::uint32_t grace_ms_default = 0;
   std::uint64_t reserved[3] = {};
 };

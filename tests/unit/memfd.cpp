@@ -68,7 +68,7 @@ TEST_CASE("memfd: a read-only description cannot be written through") {
   const Mapped read(reader.get(), kPageBytes, PROT_READ);
   CHECK(::mprotect(read.data(), kPageBytes, PROT_READ | PROT_WRITE) != 0);
   const Mapped write(writer.get(), kPageBytes, PROT_READ | PROT_WRITE);
-  std::strcpy(write.data(), "grid");
+  std::memcpy(write.data(), "grid", 5);
   CHECK(std::strcmp(read.data(), "grid") == 0);
 }
 
