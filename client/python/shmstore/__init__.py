@@ -17,6 +17,7 @@ there is none. It may be used from any thread and goes on working in a forked ch
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar
 
@@ -40,6 +41,18 @@ from ._errors import (
     TimedOut,
 )
 from ._ext import __version__, calibrate, release
+from .persist import load, save
+from .sharing import (
+    empty,
+    empty_like,
+    full,
+    full_like,
+    ones,
+    ones_like,
+    share,
+    zeros,
+    zeros_like,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
@@ -74,18 +87,29 @@ __all__ = [
     "create",
     "default_client",
     "delete",
+    "empty",
+    "empty_like",
     "exists",
+    "full",
+    "full_like",
     "holders",
     "info",
     "keep",
     "list",
+    "load",
+    "ones",
+    "ones_like",
     "put",
     "put_many",
     "release",
+    "save",
+    "share",
     "stats",
     "unkeep",
     "wait",
     "watch",
+    "zeros",
+    "zeros_like",
 ]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -266,6 +290,13 @@ def chmod(name: str, perms: int) -> None:
 @_documented
 def stats() -> Dict:
     return default_client().stats()
+
+
+def __getattr__(name: str) -> Any:
+    # Not imported before they are used: other libraries, and stand-ins for them.
+    if name in ("compat", "joblib"):
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _finish() -> None:
