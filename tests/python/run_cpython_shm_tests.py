@@ -26,9 +26,6 @@ DIFFERENCES = {
     "test_shared_memory_cleaned_after_process_termination": (
         "the block is gone after a kill, as the test wants, but no tracker prints that it leaked"
     ),
-    "test_shared_memory_untracking": (
-        "with track=False the block stays, as the test wants, but there is no tracker to ask"
-    ),
     "test_shared_memory_tracking": (
         "a process that attaches does not destroy the block when it ends; the test wants a tracker "
         "to do that and to print it"

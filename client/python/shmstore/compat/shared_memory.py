@@ -87,8 +87,6 @@ class SharedMemory:
                 continue
 
     def _named(self, name: str, size: int, track: bool) -> SharedArray:
-        if "\0" in name:
-            raise ValueError("embedded null character")
         self._name = "/" + name if self._prepend_leading_slash else name
         if self._flags & os.O_CREAT:
             try:
@@ -160,6 +158,8 @@ class SharedMemory:
 
 def _store_name(name: Optional[str]) -> str:
     bare = (name or "").lstrip("/")
+    if "\0" in bare:
+        raise ValueError("embedded null character")
     if not bare:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), name)
     return _TREE + to_store(bare)
