@@ -16,7 +16,7 @@ from shmstore.sharing import in_store, share
 
 pytestmark = pytest.mark.filterwarnings("ignore:the matrix subclass")
 
-LARGE = 20000  # elements of 8 bytes: more than MIN_BYTES
+LARGE = 40000  # elements of 8 bytes: more than MIN_BYTES
 Pair = namedtuple("Pair", "left right")
 
 
@@ -437,7 +437,7 @@ def test_frames_of_numbers_are_handles(pd):
 def test_a_changed_frame_is_shared_anew(pd):
     x = frame(pd)
     shared = share(x)
-    small = share(x, min_bytes=1 << 18)  # shares the two int columns only
+    small = share(x, min_bytes=1 << 19)  # shares the two int columns only
     x.loc[5, ["text", "b"]] = ["other", -2.5]
     assert small.loc[5, "text"] == "y" and small.loc[5, "b"] == 2.5
     x.loc[5, "text"] = "changed"
