@@ -95,8 +95,8 @@ PyObject* array_wrap(PyObject* self, PyObject* const* args, Py_ssize_t count) {
     Py_INCREF(self);
     return self;
   }
-  int return_scalar = -1;
-  if (count == 3 && (return_scalar = PyObject_IsTrue(args[2])) < 0) return nullptr;
+  const int return_scalar = count == 3 ? PyObject_IsTrue(args[2]) : -1;
+  if (count == 3 && return_scalar < 0) return nullptr;
   return wrap_result(args[0], return_scalar);
 }
 
