@@ -404,6 +404,7 @@ void DaemonImpl::reload() {
       limits_of(options_, autostarted_, admission_.total_bytes(), budget_.segments_max));
   log(LogLevel::info, "config read again",
       {{"config", flags_.config}, {"capacity", registry_.quota().limits().capacity}});
+  dispatcher_.tick();  // who waits for room may have it now
   idle_timer_.cancel();
   idle_set_ = false;
   after_work();

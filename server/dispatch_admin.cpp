@@ -278,6 +278,7 @@ Result<std::string> AdminPlane::on_quotas(Context& context) {
     const Usage now = quota.usage(uid);
     quota.set_user_limits(uid, quotas->bytes_max.value_or(now.bytes_max),
                           quotas->arrays_max.value_or(now.arrays_max));
+    registry_.tick(context.request.now, context.effects);  // who waits for room may have it now
   }
   return document_text(to_json(uid, quota.usage(uid)));
 }

@@ -27,6 +27,11 @@ int fail(int code, const std::string& text) {
 /// is the pipe on which the client waits.
 void leave_the_client() {
   (void)::setsid();
+  // A service manager that watches over the client is not ours to talk to.
+  for (const char* variable : {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS",
+                               "LISTEN_PID", "LISTEN_FDNAMES"}) {
+    (void)::unsetenv(variable);
+  }
   (void)::close_range(3, ~0U, 0);
   if (::chdir("/") != 0) log(LogLevel::warning, "cannot leave the working folder");
 }
@@ -50,6 +55,10 @@ int serve(int argc, char** argv) {
   const bool autostarted = variable != nullptr && std::string_view(variable) == "1";
   if (autostarted) leave_the_client();
   set_log_level(options->log_level);
+  // Whatever the parent blocked: a daemon that cannot be stopped is no use.
+  sigset_t none;
+  sigemptyset(&none);
+  (void)::pthread_sigmask(SIG_SETMASK, &none, nullptr);
   (void)std::signal(SIGPIPE, SIG_IGN);
   // Its default action would end the daemon whenever somebody opens a file under a lease probe.
   (void)std::signal(SIGIO, SIG_IGN);
