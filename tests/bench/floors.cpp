@@ -91,7 +91,9 @@ void fill_cold_memfd(std::span<const std::byte> source) {
   ::close(fd);
 }
 
-std::size_t processors() { return allowed().size(); }
+std::size_t processors() {
+  return allowed().size();
+}
 
 bool pin(pid_t pid, std::size_t processor) {
   cpu_set_t set;

@@ -9,8 +9,7 @@ namespace {
 
 double quantile_of(std::vector<double> values, double q) {
   if (values.empty()) return std::nan("");
-  const auto place = static_cast<std::size_t>(q * static_cast<double>(values.size() - 1) + 0.5);
-  const auto at = values.begin() + static_cast<std::ptrdiff_t>(place);
+  const auto at = values.begin() + std::lround(q * static_cast<double>(values.size() - 1));
   std::nth_element(values.begin(), at, values.end());
   return *at;
 }
@@ -42,8 +41,8 @@ std::string Report::json() const {
   for (const auto& [key, value] : values_) {
     if (!std::isfinite(value)) continue;
     char number[64];
-    std::snprintf(number, sizeof number, "%s\"%s\": %.6g", text.size() > 1 ? ", " : "",
-                  key.c_str(), value);
+    std::snprintf(number, sizeof number, "%s\"%s\": %.6g", text.size() > 1 ? ", " : "", key.c_str(),
+                  value);
     text += number;
   }
   return text + "}";

@@ -97,8 +97,8 @@ void bandwidth(Client& client, const Plan& plan, const Size& size, Report& repor
     }
     for (int i = 0; i < size.per_block; ++i) {
       AnyArray array;
-      put.add(gbps(microseconds(
-          [&] { array = client.put_any("", "|u1", shape, source).value(); })));
+      put.add(
+          gbps(microseconds([&] { array = client.put_any("", "|u1", shape, source).value(); })));
       array.release().value();
     }
   }

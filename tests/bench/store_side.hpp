@@ -12,8 +12,8 @@ namespace shmstore::bench {
 
 struct Plan {
   pid_t daemon = 0;
-  int blocks = 10;           ///< Interleaved blocks of kPerBlock.
-  int large_blocks = 3;      ///< Rounds of what moves a GiB.
+  int blocks = 10;       ///< Interleaved blocks of kPerBlock.
+  int large_blocks = 3;  ///< Rounds of what moves a GiB.
   bool more_sizes = false;
 };
 

@@ -3,7 +3,9 @@
 #include <atomic>
 #include <set>
 
+#include <cstring>
 #include "tests/support/raw_session.hpp"
+
 #include "tests/support/testing.hpp"
 
 using namespace shmstore;
@@ -185,7 +187,8 @@ TEST_CASE("cached: a stopped loader is waited for, a deadline ends only the wait
   Client client = daemon.connect();
   CachedOptions options;
   options.timeout = 20ms;
-  EXPECT_ERROR(client.cached_any("k", [](const auto& make) { return load(make, 1); }, options),
+  EXPECT_ERROR(client.cached_any(
+                   "k", [](const auto& make) { return load(make, 1); }, options),
                timed_out);
   loader.kill(SIGCONT);
   loader.say("go on");

@@ -3,6 +3,8 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include <cstring>
+
 #include "tests/support/testing.hpp"
 
 using namespace shmstore;
@@ -88,8 +90,8 @@ class Player {
     if (!step_.contains("expect") || !step_.at("expect").contains("value")) return;
     const json& wanted = step_.at("expect").at("value");
     const std::vector<std::byte> same = filled(array.dtype().text(), seen_["shape"], wanted);
-    const bool equal = same.size() == array.bytes() &&
-                       std::memcmp(same.data(), array.data(), same.size()) == 0;
+    const bool equal =
+        same.size() == array.bytes() && std::memcmp(same.data(), array.data(), same.size()) == 0;
     seen_["value"] = equal ? wanted : json("(another)");
   }
 
@@ -169,9 +171,7 @@ class Player {
     if (step_.contains("ttl")) ttl = std::chrono::seconds(step_.at("ttl").get<int>());
     return outcome(client_.keep(name(), ttl));
   }
-  std::string chmod() {
-    return outcome(client_.chmod(name(), options().perms));
-  }
+  std::string chmod() { return outcome(client_.chmod(name(), options().perms)); }
   std::string selfcheck() {
     const auto answer = client_.admin("selfcheck");
     return answer && json::parse(*answer).at("clean") == true ? "ok" : "(not clean)";

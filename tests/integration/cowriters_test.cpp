@@ -1,6 +1,8 @@
 // Co-writers: several processes fill slices of one draft in place.
 #include <sys/mman.h>
 
+#include <cstring>
+
 #include "tests/support/testing.hpp"
 
 using namespace shmstore;

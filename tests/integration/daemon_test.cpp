@@ -182,8 +182,7 @@ TEST_CASE("daemon: a bad configuration file stops the start and names the field"
   for (const auto& [text, field] : cases) {
     CAPTURE(text);
     write_file(config, text);
-    const Ended ended =
-        run_daemon({"--socket", folder.file("socket"), "--config", config});
+    const Ended ended = run_daemon({"--socket", folder.file("socket"), "--config", config});
     CHECK((ended.code == 1 || ended.code == 2));
     CHECK_MESSAGE(contains(ended.text, field), ended.text);
   }

@@ -15,8 +15,7 @@ namespace {
 
 /// Runs the script and kills it at the `pass`-th pass of `point`; returns its exit code.
 int run_script(const DaemonFixture& daemon, const std::string& point, int pass) {
-  std::vector<std::string> environment = {"SHMSTORE_KILL_AT=" + point + ":" +
-                                          std::to_string(pass)};
+  std::vector<std::string> environment = {"SHMSTORE_KILL_AT=" + point + ":" + std::to_string(pass)};
   Child victim = Child::run({"/proc/self/exe", "--scripted-client", daemon.socket()}, environment);
   return victim.wait();
 }

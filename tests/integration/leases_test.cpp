@@ -139,7 +139,8 @@ TEST_CASE("leases: a hand-over lease keeps an array for its receiver, then ends 
   auto received = receiver.attach_id(id, sender.store_id(), {}, true);
   REQUIRE(received);
   CHECK(only_byte(*received) == 5);
-  const std::string who = receiver.admin("holders", "{\"id\":\"" + std::to_string(id.raw) + "\"}").value();
+  const std::string target = R"({"id":")" + std::to_string(id.raw) + R"("})";
+  const std::string who = receiver.admin("holders", target).value();
   CHECK(who.find("hand-over") != std::string::npos);
 
   options.grace = 50ms;

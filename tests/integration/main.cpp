@@ -75,7 +75,9 @@ int main(int argc, char** argv) {
   if (argc == 3 && std::string_view(argv[1]) == "--scripted-client") {
     return run_scripted_client(argv[2]);
   }
-  ::signal(SIGALRM, on_watchdog);
+  struct sigaction watchdog {};
+  watchdog.sa_handler = on_watchdog;
+  ::sigaction(SIGALRM, &watchdog, nullptr);
   ::unsetenv("SHMSTORE_SOCKET");
   doctest::Context context(argc, argv);
   const int code = context.run();

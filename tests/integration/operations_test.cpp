@@ -163,7 +163,9 @@ TEST_CASE("operations: what was put comes back, with its description") {
   CHECK(array->access() == Access::read);
   CHECK(array->writable_data() == nullptr);
   CHECK(reinterpret_cast<std::uintptr_t>(array->data()) % kAlignment == 0);
-  CHECK(std::memcmp(array->data(), values, sizeof values) == 0);
+  const auto* read = reinterpret_cast<const double*>(array->data());
+  CHECK(std::vector<double>(read, read + 6) ==
+        std::vector<double>(std::begin(values), std::end(values)));
   const ArrayInfo info = client.info("a/b").value();
   CHECK(info.id == std::to_string(made->id().raw));
   CHECK(info.order == "F");

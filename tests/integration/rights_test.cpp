@@ -207,8 +207,8 @@ TEST_CASE("rights: a read-only descriptor cannot be made more by another user") 
       refused("open for writing", ::open(path.c_str(), O_RDWR) >= 0, EACCES);
       refused("open for reading", ::open(path.c_str(), O_RDONLY) >= 0, EACCES);
       refused("write", ::write(fd, "x", 1) == 1, EBADF);
-      refused("map writable",
-              ::mmap(nullptr, 4096, PROT_WRITE, MAP_SHARED, fd, 0) != MAP_FAILED, EACCES);
+      refused("map writable", ::mmap(nullptr, 4096, PROT_WRITE, MAP_SHARED, fd, 0) != MAP_FAILED,
+              EACCES);
       refused("truncate", ::ftruncate(fd, 0) == 0, EINVAL);
       refused("punch", ::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096) == 0,
               EBADF);
@@ -257,4 +257,41 @@ TEST_CASE("rights: after delete the bytes are charged to who still holds them") 
   CHECK(bob.hear() == "1");
   bob.wait();
   CHECK(daemon.settles_empty(1));
+}
+
+TEST_CASE("rights: ids are no secret: an attach by id asks for the same rights") {
+  if (skip_unless(is_root(), "needs root to act as other users")) return;
+  DaemonFixture daemon(shared_daemon());
+  Child alice = alice_with_arrays(daemon);
+  REQUIRE(alice.hear() == "ready");
+  Client root = daemon.connect();
+  const auto attach_id_as_bob = [&](const std::string& name, Access wanted) {
+    const ArrayId id{std::stoull(root.info(foreign(kAlice, name)).value().id)};
+    return as_user(daemon, kBob, [&](Client& client) {
+      return outcome(client.attach_id(id, 0, access(wanted)));
+    });
+  };
+  CHECK(attach_id_as_bob("0600", Access::read) == "permission_denied");
+  CHECK(attach_id_as_bob("0644", Access::read) == "ok");
+  CHECK(attach_id_as_bob("0644", Access::write) == "permission_denied");
+}
+
+TEST_CASE("rights: quotas are set by root, for one user, and hold only for that user") {
+  if (skip_unless(is_root(), "needs root to act as other users")) return;
+  DaemonFixture daemon(shared_daemon());
+  Client root = daemon.connect();
+  const std::string limit = R"({"uid":65001,"bytes_max":65536,"arrays_max":2})";
+  EXPECT_OK(root.admin("quotas", limit));
+  CHECK(as_user(daemon, kAlice, [&](Client& client) {
+          return outcome(client.admin("quotas", limit));
+        }) == "permission_denied");
+  const auto put_two = [](Client& client) {
+    auto big = put_bytes(client, "", 100'000, 1);
+    auto one = put_bytes(client, "", 100, 1);
+    auto two = put_bytes(client, "", 100, 1);
+    auto three = put_bytes(client, "", 100, 1);
+    return outcome(big) + " " + outcome(two) + " " + outcome(three);
+  };
+  CHECK(as_user(daemon, kAlice, put_two) == "quota_exceeded ok quota_exceeded");
+  CHECK(as_user(daemon, kBob, put_two) == "ok ok ok");
 }

@@ -51,7 +51,7 @@ class Script {
 
   void create_and_seal() {
     auto soft = filled("create", create_bytes(*client_, "script/soft", kBytes));
-    auto same = filled("r+ of own draft", client_->attach_any("script/soft", access(Access::write)));
+    auto same = filled("join own draft", client_->attach_any("script/soft", access(Access::write)));
     if (same) step("release", same->release());
     if (soft) step("seal", soft->seal());
     auto again = filled("attach", client_->attach_any("script/soft", no_wait()));
@@ -148,6 +148,8 @@ class Script {
 
 }  // namespace
 
-int run_scripted_client(const char* socket_path) { return Script(socket_path).run(); }
+int run_scripted_client(const char* socket_path) {
+  return Script(socket_path).run();
+}
 
 }  // namespace shmstore::testing

@@ -75,7 +75,9 @@ TEST_CASE("threads: mixed operations through one client") {
       auto contested = put_bytes(client, "contested", kBytes, value, replace);
       check(contested.has_value());
       auto seen = client.attach_any("contested", no_wait());
-      check(seen ? only_byte(*seen) > 0 : seen.error().code == ErrorCode::not_found);
+      // Others drop and replace it all the time: gone, or only a draft of somebody is there.
+      const std::string code = outcome(seen);
+      check(seen ? only_byte(*seen) > 0 : code == "not_found" || code == "timed_out");
       check(client.ping().has_value());
     }
   });
@@ -122,10 +124,10 @@ TEST_CASE("threads: copies of a client, dropped anywhere, share one session") {
   Client client = daemon.connect();
   auto array = put_bytes(client, "x", kBytes, 1);
   std::atomic<int> wrong = 0;
-  run_threads([&, client](int) {
-    Client mine = client;
+  run_threads([&wrong, client](int) mutable {
     for (int i = 0; i < 20; ++i) {
-      Client copy = mine;
+      Client copy = client;
+      client = copy;
       if (!copy.attach_any("x")) ++wrong;
     }
   });

@@ -7,9 +7,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include <cstdlib>
-#include <cstring>
 #include <doctest/doctest.h>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -24,7 +23,7 @@ bool accepts(const std::string& path) {
   const UniqueFd probe(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  std::strncpy(address.sun_path, path.c_str(), sizeof address.sun_path - 1);
+  path.copy(address.sun_path, sizeof address.sun_path - 1);
   return ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
 }
 
@@ -116,8 +115,7 @@ bool DaemonFixture::settles_empty(std::uint64_t sessions) const {
   Client client = connect();
   const bool settled = wait_until([&] {
     const Result<StoreStatus> status = client.status();
-    return status && status->arrays == 0 && status->used == 0 &&
-           status->sessions == sessions + 1;
+    return status && status->arrays == 0 && status->used == 0 && status->sessions == sessions + 1;
   });
   if (!settled) {
     MESSAGE("still there: " << client.admin("status").value() << client.admin("list").value());

@@ -33,9 +33,9 @@ struct DaemonOptions {
   std::vector<std::string> arguments;
   std::vector<std::string> environment;  ///< "NAME=value"
   std::function<void()> before_exec;     ///< rlimits and the like.
-  bool invariants = true;     ///< Check all accounting after every request (slow with many arrays).
-  bool wait_ready = true;     ///< Return when a connect succeeds.
-  bool open_to_all = false;   ///< Any user may connect.
+  bool invariants = true;    ///< Check all accounting after every request (slow with many arrays).
+  bool wait_ready = true;    ///< Return when a connect succeeds.
+  bool open_to_all = false;  ///< Any user may connect.
 };
 
 class DaemonFixture {

@@ -32,7 +32,9 @@ void each_entry(const std::string& folder, const Visit& visit) {
   ::closedir(dir);
 }
 
-bool is_segment(const std::string& path) { return path.starts_with("/memfd:shmstore"); }
+bool is_segment(const std::string& path) {
+  return path.starts_with("/memfd:shmstore");
+}
 
 }  // namespace
 
@@ -83,9 +85,13 @@ std::size_t segment_fd_count() {
   return count;
 }
 
-std::uint64_t rss_bytes(pid_t pid) { return kib_field(proc_path(pid, "status"), "VmRSS:"); }
+std::uint64_t rss_bytes(pid_t pid) {
+  return kib_field(proc_path(pid, "status"), "VmRSS:");
+}
 
-std::uint64_t shmem_bytes() { return kib_field("/proc/meminfo", "Shmem:"); }
+std::uint64_t shmem_bytes() {
+  return kib_field("/proc/meminfo", "Shmem:");
+}
 
 char process_state(pid_t pid) {
   std::ifstream file(proc_path(pid, "stat"));

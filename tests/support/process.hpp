@@ -1,6 +1,6 @@
 #pragma once
 /// Other processes of a test: forked children that run a lambda and talk to the test over a link,
-/// and programs. A child never reports to doctest itself: it says what it found and the test checks.
+/// and programs. A child never reports to doctest: it says what it found and the test checks.
 
 #include <sys/types.h>
 

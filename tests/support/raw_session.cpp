@@ -105,7 +105,9 @@ RawReply RawSession::call(Op op, std::string_view body) {
   return receive();
 }
 
-RawReply RawSession::hello() { return call(Op::hello, bytes_of(protocol::HelloRequest{})); }
+RawReply RawSession::hello() {
+  return call(Op::hello, bytes_of(protocol::HelloRequest{}));
+}
 
 std::string create_body(std::string_view name, std::uint64_t bytes, std::uint16_t options,
                         std::uint16_t perms) {

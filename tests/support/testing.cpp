@@ -20,7 +20,9 @@ bool skip_unless(bool condition, const std::string& reason) {
   return true;
 }
 
-int skipped_tests() { return skipped; }
+int skipped_tests() {
+  return skipped;
+}
 
 std::size_t scaled(const char* variable, std::size_t usual) {
   const char* text = std::getenv(variable);
@@ -53,12 +55,13 @@ void fill(AnyArray& array, std::uint8_t value) {
 }
 
 void* map_shared(std::size_t bytes) {
-  void* memory =
-      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
   return memory;
 }
 
-void unmap_shared(void* memory, std::size_t bytes) { ::munmap(memory, bytes); }
+void unmap_shared(void* memory, std::size_t bytes) {
+  ::munmap(memory, bytes);
+}
 
 }  // namespace shmstore::testing

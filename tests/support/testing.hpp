@@ -6,11 +6,11 @@
 #include <sys/types.h>
 #include <unistd.h>
 
+#include <doctest/doctest.h>
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <doctest/doctest.h>
 #include <span>
 #include <string>
 #include <string_view>
@@ -38,9 +38,9 @@ template <class T>
 }
 
 #define EXPECT_OK(expression) CHECK(::shmstore::testing::describe(expression) == "ok")
-#define EXPECT_ERROR(expression, name)                                            \
-  do {                                                                            \
-    const std::string described_ = ::shmstore::testing::describe(expression);     \
+#define EXPECT_ERROR(expression, name)                                                \
+  do {                                                                                \
+    const std::string described_ = ::shmstore::testing::describe(expression);         \
     CHECK_MESSAGE(described_.starts_with(#name ":"), described_, " (not " #name ")"); \
   } while (false)
 
@@ -48,7 +48,9 @@ template <class T>
 bool skip_unless(bool condition, const std::string& reason);
 [[nodiscard]] int skipped_tests();
 
-[[nodiscard]] inline bool is_root() { return ::geteuid() == 0; }
+[[nodiscard]] inline bool is_root() {
+  return ::geteuid() == 0;
+}
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 inline constexpr bool kSanitized = true;
@@ -79,7 +81,9 @@ void fill(AnyArray& array, std::uint8_t value);
   options.timeout = timeout;
   return options;
 }
-[[nodiscard]] inline AttachOptions no_wait() { return access(Access::read); }
+[[nodiscard]] inline AttachOptions no_wait() {
+  return access(Access::read);
+}
 
 /// Memory that this process and its children share.
 template <class T>
@@ -100,7 +104,7 @@ class Shared {
 void unmap_shared(void* memory, std::size_t bytes);
 
 template <class T>
-Shared<T>::Shared() : value_(new (map_shared(sizeof(T))) T()) {}
+Shared<T>::Shared() : value_(new(map_shared(sizeof(T))) T()) {}
 template <class T>
 Shared<T>::~Shared() {
   unmap_shared(value_, sizeof(T));
