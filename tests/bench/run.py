@@ -157,11 +157,15 @@ def rows(results):
 def print_table(results, described):
     print(described)
     print(f"  {'':24} {'median':>10}  {'quartiles':>20}  beside")
+    before = None
     for key, columns in rows(results):
         if columns is None:
             print(key)
-        else:
-            print(f"  {key:24} {columns[0]:>10}  {columns[1]:>20}  {columns[2]}".rstrip())
+            continue
+        median, spread, beside = columns if key != before else ("", "", columns[2])
+        shown = key if key != before else ""  # a second floor for the same key
+        print(f"  {shown:24} {median:>10}  {spread:>20}  {beside}".rstrip())
+        before = key
 
 
 def main():
