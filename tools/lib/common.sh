@@ -6,6 +6,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 logs="$root/build/logs"
 installed_targets='shmstored shmctl shmstore shmstore_static'  # what `cmake --install` needs
 venv="$root/.venv"
+# A second clone finds what the first has compiled.
+export CCACHE_BASEDIR="$root" CCACHE_NOHASHDIR=1
 
 if [[ -t 1 && -z ${NO_COLOR:-} ]]; then
     bold=$'\e[1m' dim=$'\e[2m' red=$'\e[31m' green=$'\e[32m' plain=$'\e[0m'
