@@ -115,7 +115,7 @@ class Dispatcher {
 
   /// Carries out what the registry asked for, also what that leads to.
   void run_effects();
-  void carry_out(Completion completion);
+  void carry_out(const Completion& completion);
   void carry_out(const AllocateSegment& effect);
   void carry_out(const HardSealSegment& effect);
   void carry_out(const FreeSegment& effect);

@@ -19,13 +19,13 @@ void Dispatcher::run_effects() {
   // By index and moved out first: carrying one out may append more.
   for (std::size_t next = 0; next < effects_.size(); ++next) {
     Effect effect = std::move(effects_[next]);
-    std::visit([this](auto&& one) { carry_out(std::move(one)); }, std::move(effect));
+    std::visit([this](const auto& one) { carry_out(one); }, effect);
   }
   effects_.clear();
   running_effects_ = false;
 }
 
-void Dispatcher::carry_out(Completion completion) {
+void Dispatcher::carry_out(const Completion& completion) {
   std::visit([this, &completion](const auto& result) { answer(completion, result); },
              completion.result);
 }
@@ -42,8 +42,8 @@ void Dispatcher::carry_out(const AllocateSegment& effect) {
 }
 
 void Dispatcher::carry_out(const HardSealSegment& effect) {
-  store_.seal_hard(effect.segment, [this, id = effect.id](Result<void> sealed) {
-    registry_.hard_sealed(id, std::move(sealed), read_clock(), effects_);
+  store_.seal_hard(effect.segment, [this, id = effect.id](const Result<void>& sealed) {
+    registry_.hard_sealed(id, sealed, read_clock(), effects_);
     run_effects();
   });
 }

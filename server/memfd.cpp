@@ -188,7 +188,7 @@ Result<void> populate(int fd, std::uint64_t offset, std::uint64_t bytes, HugePag
   if (bytes == 0) return {};
   // A few pages are cheaper to reserve than to map, fault and unmap; the kernel clears them when
   // they are first used. Not where it would take a huge page for them.
-  constexpr std::uint64_t kReserveBytesMax = 64 * 1024;
+  constexpr std::uint64_t kReserveBytesMax = std::uint64_t{64} << 10U;
   if (bytes <= kReserveBytesMax && huge_pages != HugePages::always) {
     int failed = 0;
     do {

@@ -62,11 +62,11 @@ void MemfdStore::allocate(std::uint64_t ticket, std::uint32_t uid, std::uint64_t
   growth->fd = std::move(fd);
   growth->bytes = length;
   growths_.emplace(ticket, growth);
-  grow_on_worker(ticket, uid, std::move(growth), std::move(done));
+  grow_on_worker(ticket, uid, growth, std::move(done));
 }
 
 void MemfdStore::grow_on_worker(std::uint64_t ticket, std::uint32_t uid,
-                                std::shared_ptr<Growth> growth, Allocated done) {
+                                const std::shared_ptr<Growth>& growth, Allocated done) {
   MemoryWorker::Job job;
   job.kind = MemoryWorker::Kind::create;
   job.uid = uid;

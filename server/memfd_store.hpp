@@ -62,8 +62,8 @@ class MemfdStore final : public SegmentStore {
   };
 
   SegmentId add(std::shared_ptr<const UniqueFd> fd, std::uint32_t uid, std::uint64_t bytes);
-  void grow_on_worker(std::uint64_t ticket, std::uint32_t uid, std::shared_ptr<Growth> growth,
-                      Allocated done);
+  void grow_on_worker(std::uint64_t ticket, std::uint32_t uid,
+                      const std::shared_ptr<Growth>& growth, Allocated done);
   bool grow_slice(Growth& growth) const;
   [[nodiscard]] bool start_freeing(SegmentId id, Segment& segment);
   void forget(SegmentId id);

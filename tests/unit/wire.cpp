@@ -112,7 +112,8 @@ TEST_CASE("wire: a create has dims, name, dtype and attrs in its tail") {
   request.ndim = 255;
   CHECK(is_protocol_error(parse_create(bytes_of(request, dims + "ab<f8{}"))));
   // More than 64 dimensions are the business of whoever knows the limit.
-  CHECK(parse_create(bytes_of(request, std::string(255 * 8, '\0') + "ab<f8{}")).has_value());
+  CHECK(parse_create(bytes_of(request, std::string(std::size_t{255} * 8, '\0') + "ab<f8{}"))
+            .has_value());
 }
 
 TEST_CASE("wire: the depth of a JSON text is counted outside of strings") {
