@@ -46,8 +46,8 @@ constexpr std::uint32_t kNobody = 65534;
 constexpr int kAcceptsPerWakeMax = 64;
 constexpr seconds kHelloWithin{10};
 constexpr milliseconds kProbeFirst{10};
+constexpr milliseconds kProbeAgain{1};  // after a success: there are probably more
 constexpr milliseconds kProbeLast{1000};
-constexpr std::size_t kProbesPerTick = 256;
 /// A timer sleeps by CLOCK_MONOTONIC, deadlines are CLOCK_BOOTTIME: looking again now and then
 /// catches up with the time that the machine was suspended.
 constexpr std::int64_t kSleepMsMax = 60'000;
@@ -114,6 +114,7 @@ class DaemonImpl final : public Daemon, private Outbox {
   void after_work();
   void set_deadline_timer();
   void set_probe_timer();
+  void ask_after(std::chrono::milliseconds delay);
   void set_idle_timer();
   void set_watchdog_timer(std::uint64_t interval_us);
   [[nodiscard]] bool is_idle() const;
@@ -144,6 +145,7 @@ class DaemonImpl final : public Daemon, private Outbox {
   asio::steady_timer watchdog_timer_;
   std::optional<std::int64_t> deadline_set_;
   milliseconds probe_after_{0};  // 0: the timer is not set
+  std::uint64_t pinned_seen_ = 0;
   bool idle_set_ = false;
   LogLimit refusals_{20};
   SessionId last_session_ = 0;
@@ -274,8 +276,9 @@ void DaemonImpl::welcome(UniqueFd socket) {
     return;
   }
   const SessionId id = ++last_session_;
+  const std::uint32_t uid = peer->identity.uid;
   std::optional<Error> refusal = admit(id, *peer);
-  auto session = std::make_shared<ClientSession>(context_, id, std::move(socket),
+  auto session = std::make_shared<ClientSession>(context_, id, uid, std::move(socket),
                                                  std::move(peer->process), std::move(refusal));
   sessions_.emplace(id, session);
   session->start();
@@ -445,25 +448,27 @@ void DaemonImpl::set_deadline_timer() {
   });
 }
 
-/// Nobody tells when the last mapping of a released segment goes: asked again with back-off.
+/// Nobody tells when the last mapping of a released segment goes: asked again with back-off, which
+/// begins anew when there are more.
 void DaemonImpl::set_probe_timer() {
-  if (store_.pinned_segments() == 0 || probe_after_.count() != 0) return;
-  probe_after_ = kProbeFirst;
-  const auto ask = [this](auto& again) -> void {
-    probe_timer_.expires_after(probe_after_);
-    probe_timer_.async_wait([this, again](const boost::system::error_code& error) mutable {
-      if (error) return;
-      const std::uint64_t freed = store_.probe_released(kProbesPerTick);
-      probe_after_ = freed != 0 ? kProbeFirst : std::min(probe_after_ * 2, kProbeLast);
-      if (store_.pinned_segments() == 0) {
-        probe_after_ = milliseconds(0);
-      } else {
-        again(again);
-      }
-      after_work();
-    });
-  };
-  ask(ask);
+  const std::uint64_t pinned = store_.pinned_segments();
+  const bool more = pinned > pinned_seen_;
+  pinned_seen_ = pinned;
+  if (pinned == 0 || (probe_after_.count() != 0 && !more)) return;
+  ask_after(kProbeFirst);
+}
+
+void DaemonImpl::ask_after(milliseconds delay) {
+  probe_after_ = delay;
+  probe_timer_.expires_after(delay);
+  probe_timer_.async_wait([this](const boost::system::error_code& error) {
+    if (error) return;
+    const std::uint64_t freed = dispatcher_.probe_released();
+    const milliseconds next = freed != 0 ? kProbeAgain : std::min(probe_after_ * 2, kProbeLast);
+    probe_after_ = milliseconds(0);
+    if (store_.pinned_segments() != 0) ask_after(next);
+    after_work();
+  });
 }
 
 bool DaemonImpl::is_idle() const {

@@ -19,7 +19,8 @@ namespace {
 
 using namespace protocol;
 
-/// Released segments asked about before a create is refused, and when a session ends.
+/// Released segments asked about at a time, and before a create is refused.
+constexpr std::size_t kProbesAtOnce = 64;
 constexpr std::size_t kProbesPerRequest = 256;
 /// Up to so many arrays a debug build checks its accounts after every request.
 constexpr std::uint64_t kSelfcheckArraysMax = 256;
@@ -83,7 +84,7 @@ void Dispatcher::end_session(SessionId session) {
   registry_.end_session(session, read_clock(), effects_);
   run_effects();
   cancel_orphaned_growths();
-  (void)store_.probe_released(kProbesPerRequest);
+  (void)probe_released();
   check_after_request();
 }
 
@@ -193,6 +194,12 @@ void Dispatcher::make_room(std::uint32_t uid, std::uint64_t bytes) {
     left -= asked;
     if (asked == kProbesPerRequest) break;
   }
+}
+
+std::uint64_t Dispatcher::probe_released() {
+  const std::uint64_t freed = store_.probe_released(kProbesAtOnce);
+  retry_parked();  // what was hoped for may turn out to be pinned
+  return freed;
 }
 
 void Dispatcher::retry_parked() {

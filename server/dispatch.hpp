@@ -72,6 +72,8 @@ class Dispatcher {
   /// A session that missed events has room again.
   void resume_watch(SessionId session);
 
+  /// Asks the kernel about some released segments; returns the bytes of those that are free.
+  std::uint64_t probe_released();
   /// Deadlines that have passed.
   void tick();
   /// CLOCK_BOOTTIME; nothing: none.
@@ -153,6 +155,7 @@ class Dispatcher {
   FrameWriter writer_;
   Effects effects_;  // appended to by every registry call, emptied by run_effects()
   bool running_effects_ = false;
+  std::size_t freed_in_run_ = 0;                        // FreeSegment effects of this run
   std::unordered_map<std::uint64_t, ArrayId> growing_;  // allocations under way, by ticket
   std::uint64_t last_ticket_ = 0;
   std::vector<Parked> parked_;  // first come, first served

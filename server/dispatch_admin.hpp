@@ -70,6 +70,7 @@ class AdminPlane {
   Result<std::string> on_gc(Context& context);
   Result<std::string> on_quotas(Context& context);
   [[nodiscard]] std::uint64_t pinned_bytes() const;
+  std::vector<std::string> checked(Now now);
 
   Registry& registry_;
   SegmentStore& store_;
@@ -77,6 +78,8 @@ class AdminPlane {
   const DaemonFacts& facts_;
   const Selfchecker selfcheck_;
   std::vector<Watcher> watchers_;
+  std::vector<std::string> problems_;    // of the last selfcheck
+  std::int64_t selfcheck_again_ms_ = 0;  // CLOCK_BOOTTIME
 };
 
 }  // namespace shmstore::server

@@ -13,9 +13,16 @@ namespace shmstore::server {
 
 using namespace protocol;
 
+namespace {
+
+constexpr std::size_t kFreedAtOnceMax = 64;
+
+}  // namespace
+
 void Dispatcher::run_effects() {
   if (running_effects_) return;
   running_effects_ = true;
+  freed_in_run_ = 0;
   // By index and moved out first: carrying one out may append more.
   for (std::size_t next = 0; next < effects_.size(); ++next) {
     Effect effect = std::move(effects_[next]);
@@ -49,7 +56,8 @@ void Dispatcher::carry_out(const HardSealSegment& effect) {
 }
 
 void Dispatcher::carry_out(const FreeSegment& effect) {
-  store_.release(effect.segment);
+  // Thousands at once (a session ends) would hold up everybody else.
+  store_.release(effect.segment, ++freed_in_run_ <= kFreedAtOnceMax);
 }
 
 void Dispatcher::carry_out(const EventRecord& effect) {

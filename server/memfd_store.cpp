@@ -145,27 +145,39 @@ void MemfdStore::seal_hard(SegmentId id, HardSealed done) {
   worker_.submit(std::move(job));
 }
 
-void MemfdStore::release(SegmentId id) {
+void MemfdStore::release(SegmentId id, bool ask_now) {
   const auto found = segments_.find(id);
   if (found == segments_.end() || found->second.phase != Phase::live) return;
   found->second.phase = Phase::released;
-  if (!start_freeing(id, found->second)) released_.push_back(id);
+  if (!ask_now) {
+    unasked_.push_back(id);
+    freeing_bytes_ += found->second.bytes;
+  } else if (!start_freeing(id, found->second)) {
+    released_.push_back(id);
+  }
 }
 
 std::uint64_t MemfdStore::probe_released(std::size_t limit) {
   std::uint64_t freed = 0;
-  for (std::size_t n = std::min(limit, released_.size()); n > 0; --n) {
-    const SegmentId id = released_.front();
-    released_.pop_front();
-    Segment& segment = segments_.at(id);
-    const std::uint64_t bytes = segment.bytes;
-    if (start_freeing(id, segment)) {
-      freed += bytes;
-    } else {
-      released_.push_back(id);
-    }
+  std::size_t old = released_.size();
+  for (; limit > 0 && !unasked_.empty(); --limit) {
+    freeing_bytes_ -= segments_.at(unasked_.front()).bytes;
+    freed += probe_first(unasked_);
   }
+  for (; limit > 0 && old > 0; --limit, --old) freed += probe_first(released_);
   return freed;
+}
+
+/// Returns the bytes of the first segment in line if it is free; else it goes to the end of
+/// `released_`.
+std::uint64_t MemfdStore::probe_first(std::deque<SegmentId>& line) {
+  const SegmentId id = line.front();
+  line.pop_front();
+  Segment& segment = segments_.at(id);
+  const std::uint64_t bytes = segment.bytes;
+  if (start_freeing(id, segment)) return bytes;
+  released_.push_back(id);
+  return 0;
 }
 
 /// True when nobody has the segment: it is gone, or on its way.
@@ -260,9 +272,9 @@ std::vector<std::string> MemfdStore::selfcheck() const {
       problems.push_back(name_of(id) + ": seals are missing");
     }
   }
-  if (released != released_.size()) {
+  if (released != pinned_segments()) {
     problems.push_back("released segments: " + std::to_string(released) + " exist, " +
-                       std::to_string(released_.size()) + " are probed");
+                       std::to_string(pinned_segments()) + " are probed");
   }
   return problems;
 }

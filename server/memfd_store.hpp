@@ -28,12 +28,14 @@ class MemfdStore final : public SegmentStore {
   void cancel(std::uint64_t ticket) override;
   Result<UniqueFd> open(SegmentId segment, bool writable) override;
   void seal_hard(SegmentId segment, HardSealed done) override;
-  void release(SegmentId segment) override;
+  void release(SegmentId segment, bool ask_now) override;
   std::uint64_t probe_released(std::size_t limit) override;
 
   [[nodiscard]] std::uint64_t segment_bytes(SegmentId segment) const override;
   [[nodiscard]] std::uint64_t segments() const override;
-  [[nodiscard]] std::uint64_t pinned_segments() const override { return released_.size(); }
+  [[nodiscard]] std::uint64_t pinned_segments() const override {
+    return unasked_.size() + released_.size();
+  }
   [[nodiscard]] std::uint64_t freeing_bytes() const override { return freeing_bytes_; }
   [[nodiscard]] std::uint64_t kernel_bytes() const override;
   [[nodiscard]] std::uint64_t slack_bytes() const override;
@@ -65,6 +67,7 @@ class MemfdStore final : public SegmentStore {
   void grow_on_worker(std::uint64_t ticket, std::uint32_t uid,
                       const std::shared_ptr<Growth>& growth, Allocated done);
   bool grow_slice(Growth& growth) const;
+  [[nodiscard]] std::uint64_t probe_first(std::deque<SegmentId>& line);
   [[nodiscard]] bool start_freeing(SegmentId id, Segment& segment);
   void forget(SegmentId id);
 
@@ -76,7 +79,8 @@ class MemfdStore final : public SegmentStore {
   SegmentId last_id_ = 0;
   std::unordered_map<SegmentId, Segment> segments_;
   std::unordered_map<std::uint64_t, std::shared_ptr<Growth>> growths_;  // by ticket
-  std::deque<SegmentId> released_;                                      // asked longest ago first
+  std::deque<SegmentId> unasked_;   // released, the kernel has not been asked
+  std::deque<SegmentId> released_;  // asked, in vain; longest ago first
   std::uint64_t freeing_bytes_ = 0;
 };
 

@@ -40,18 +40,21 @@ class SegmentStore {
   virtual void seal_hard(SegmentId segment, HardSealed done) = 0;
 
   /// Nobody is entitled to it any more: frees it as soon as the kernel says that no description
-  /// and no mapping is left, then calls `on_freed`.
-  virtual void release(SegmentId segment) = 0;
+  /// and no mapping is left, then calls `on_freed`. The kernel is asked now, or (`ask_now` false,
+  /// when there are many) in one of the next calls of probe_released().
+  virtual void release(SegmentId segment, bool ask_now) = 0;
 
-  /// Asks the kernel again about at most `limit` released segments, oldest question first.
+  /// Asks the kernel about at most `limit` released segments: those that it was not asked about
+  /// yet, then those asked about longest ago.
   /// Returns the bytes of those that turned out to be free.
   virtual std::uint64_t probe_released(std::size_t limit) = 0;
 
   [[nodiscard]] virtual std::uint64_t segment_bytes(SegmentId segment) const = 0;  ///< File length.
   [[nodiscard]] virtual std::uint64_t segments() const = 0;
-  /// Released segments that some process still maps.
+  /// Released segments to ask the kernel about: some process still has them, or nobody has asked.
   [[nodiscard]] virtual std::uint64_t pinned_segments() const = 0;
-  /// Bytes on their way back to the kernel: nobody maps them, freeing takes its time.
+  /// Bytes that may be on their way back to the kernel: nobody has them and freeing takes its time,
+  /// or nobody has asked yet. The other released ones are pinned by some process.
   [[nodiscard]] virtual std::uint64_t freeing_bytes() const = 0;
   /// Σ st_blocks × 512 of all segments, asked from the kernel. For selfcheck and status.
   [[nodiscard]] virtual std::uint64_t kernel_bytes() const = 0;

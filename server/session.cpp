@@ -19,6 +19,8 @@ namespace asio = boost::asio;
 
 constexpr int kFramesPerWakeMax = 16;
 constexpr std::size_t kQueueBytesMax = std::size_t{1} << 20U;
+/// Of all sessions of one user.
+constexpr std::size_t kUserQueueBytesMax = std::size_t{32} << 20U;
 /// Events stop here, so that replies still have room.
 constexpr std::size_t kEventQueueBytesMax = std::size_t{256} << 10U;
 /// What is thrown away at most when a connection closes; bounded by the socket's own buffer.
@@ -26,10 +28,11 @@ constexpr int kDrainedFramesMax = 4096;
 
 }  // namespace
 
-ClientSession::ClientSession(SessionContext& context, SessionId id, UniqueFd socket,
-                             UniqueFd process, std::optional<Error> refusal)
+ClientSession::ClientSession(SessionContext& context, SessionId id, std::uint32_t uid,
+                             UniqueFd socket, UniqueFd process, std::optional<Error> refusal)
     : context_(context),
       state_{id, 0, false},
+      uid_(uid),
       refusal_(std::move(refusal)),
       socket_(context.io, asio::generic::seq_packet_protocol(AF_UNIX, 0), socket.get()),
       process_(context.io) {
@@ -61,8 +64,7 @@ void ClientSession::close() {
   boost::system::error_code ignored;
   socket_.close(ignored);
   process_.close(ignored);
-  queue_.clear();
-  queue_bytes_ = 0;
+  clear_queue();
 }
 
 // -- reading --------------------------------------------------------------------------------------
@@ -137,7 +139,7 @@ void ClientSession::send(Bytes frame, DescriptorRef descriptor) {
 }
 
 bool ClientSession::offer(Bytes frame) {
-  if (queue_bytes_ + frame.size() > kEventQueueBytesMax) {
+  if (!has_queue_room(frame.size(), kEventQueueBytesMax)) {
     events_missed_ = true;
     return false;
   }
@@ -191,12 +193,36 @@ bool ClientSession::descriptor_unread() {
 }
 
 void ClientSession::enqueue(Bytes frame, DescriptorRef descriptor) {
-  if (queue_bytes_ + frame.size() > kQueueBytesMax) return fail("does not read its replies");
+  if (!has_queue_room(frame.size(), kQueueBytesMax)) return fail("does not read its replies");
   queue_.push_back({{frame.begin(), frame.end()}, descriptor});
-  queue_bytes_ += frame.size();
+  charge_queue(frame.size());
   if (watched_) return;
   watched_ = context_.writable.add(socket_.native_handle(), id());
   if (!watched_) fail("cannot be watched");
+}
+
+bool ClientSession::has_queue_room(std::size_t bytes, std::size_t session_max) const {
+  const auto of_user = context_.queued_bytes.find(uid_);
+  const std::size_t queued = of_user == context_.queued_bytes.end() ? 0 : of_user->second;
+  return queue_bytes_ + bytes <= session_max && queued + bytes <= kUserQueueBytesMax;
+}
+
+void ClientSession::charge_queue(std::size_t bytes) {
+  queue_bytes_ += bytes;
+  context_.queued_bytes[uid_] += bytes;
+}
+
+void ClientSession::uncharge_queue(std::size_t bytes) {
+  if (bytes == 0) return;
+  queue_bytes_ -= bytes;
+  const auto of_user = context_.queued_bytes.find(uid_);
+  of_user->second -= bytes;
+  if (of_user->second == 0) context_.queued_bytes.erase(of_user);
+}
+
+void ClientSession::clear_queue() {
+  queue_.clear();
+  uncharge_queue(queue_bytes_);
 }
 
 void ClientSession::on_writable() {
@@ -215,13 +241,13 @@ void ClientSession::flush() {
     // Taken out first: sending may lead to more frames for this session.
     Queued next = std::move(queue_.front());
     queue_.pop_front();
-    queue_bytes_ -= next.frame.size();
+    uncharge_queue(next.frame.size());
     const Sent sent = try_send(next.frame, next.descriptor);
     if (sent == Sent::yes) continue;
     if (sent == Sent::never) {
       fail("cannot be written to");
     } else {
-      queue_bytes_ += next.frame.size();
+      charge_queue(next.frame.size());
       queue_.push_front(std::move(next));
     }
     break;
@@ -232,8 +258,7 @@ void ClientSession::flush() {
 /// Not at once: this may come out of the middle of the effects of another session's request.
 void ClientSession::fail(std::string_view reason) {
   if (std::exchange(failed_, true)) return;
-  queue_.clear();
-  queue_bytes_ = 0;
+  clear_queue();
   asio::post(context_.io, [self = shared_from_this(), reason] {
     if (self->closed_) return;
     self->context_.end(self->id(), reason);

@@ -19,6 +19,7 @@
 #include <memory>
 #include <optional>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "server/dispatch.hpp"
@@ -38,6 +39,9 @@ struct SessionContext {
   std::function<void(SessionId, std::string_view reason)> end;
   /// After frames have been handled: timers may have to be set.
   std::function<void()> after_work;
+  /// Bytes that wait in the queues of a user's sessions: what a user who does not read can make the
+  /// daemon hold is bounded, however many connections he has.
+  std::unordered_map<std::uint32_t, std::size_t> queued_bytes = {};
   /// One message is handled at a time, so one buffer serves all.
   std::vector<std::byte> buffer = std::vector<std::byte>(protocol::kFrameBytesMax);
 };
@@ -45,8 +49,8 @@ struct SessionContext {
 class ClientSession : public std::enable_shared_from_this<ClientSession> {
  public:
   /// `process`: a pidfd, or none. `refusal`: what to answer to the first frame before closing.
-  ClientSession(SessionContext& context, SessionId id, UniqueFd socket, UniqueFd process,
-                std::optional<Error> refusal);
+  ClientSession(SessionContext& context, SessionId id, std::uint32_t uid, UniqueFd socket,
+                UniqueFd process, std::optional<Error> refusal);
 
   void start();
   void send(Bytes frame, DescriptorRef descriptor);
@@ -80,11 +84,16 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   Sent send_message(Bytes frame, int descriptor);
   [[nodiscard]] bool descriptor_unread();
   void enqueue(Bytes frame, DescriptorRef descriptor);
+  [[nodiscard]] bool has_queue_room(std::size_t bytes, std::size_t session_max) const;
+  void charge_queue(std::size_t bytes);
+  void uncharge_queue(std::size_t bytes);
+  void clear_queue();
   void flush();
   void fail(std::string_view reason);
 
   SessionContext& context_;
   SessionState state_;
+  const std::uint32_t uid_;
   const std::optional<Error> refusal_;
   boost::asio::generic::seq_packet_protocol::socket socket_;
   boost::asio::posix::stream_descriptor process_;

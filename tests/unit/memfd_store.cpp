@@ -60,9 +60,9 @@ TEST_CASE("memfd store: small at once, big on the worker, both backed and accoun
   CHECK(bench.store.kernel_bytes() >= kPageBytes + charge_of(kBig));
   CHECK(bench.store.kernel_bytes() <= kPageBytes + charge_of(kBig) + bench.store.slack_bytes());
   CHECK(bench.store.selfcheck().empty());
-  bench.store.release(small);
+  bench.store.release(small, true);
   CHECK(bench.is_freed(small));
-  bench.store.release(big);
+  bench.store.release(big, true);
   CHECK(bench.store.freeing_bytes() == charge_of(kBig));
   bench.run_until([&] { return bench.is_freed(big); });
   CHECK(bench.store.freeing_bytes() == 0);
@@ -76,7 +76,7 @@ TEST_CASE("memfd store: what somebody has stays, and stays as it is") {
     const SegmentId id = bench.allocate(bytes).value();
     UniqueFd holder = bench.store.open(id, true).value();
     CHECK(::pwrite(holder.get(), "abc", 3, 0) == 3);
-    bench.store.release(id);
+    bench.store.release(id, true);
     CHECK(bench.store.pinned_segments() == 1);
     CHECK(bench.store.probe_released(10) == 0);
     CHECK_FALSE(bench.store.open(id, false).has_value());
@@ -89,6 +89,26 @@ TEST_CASE("memfd store: what somebody has stays, and stays as it is") {
     bench.run_until([&] { return bench.is_freed(id); });
   }
   CHECK(bench.store.segments() == 0);
+}
+
+TEST_CASE("memfd store: many released at once are asked about later, in order") {
+  Bench bench;
+  const SegmentId first = bench.allocate(1).value();
+  const SegmentId second = bench.allocate(1).value();
+  const SegmentId third = bench.allocate(1).value();
+  const UniqueFd holder = bench.store.open(first, false).value();
+  for (SegmentId id : {first, second, third}) bench.store.release(id, false);
+  CHECK(bench.freed.empty());
+  CHECK(bench.store.pinned_segments() == 3);
+  CHECK(bench.store.freeing_bytes() == 3 * kPageBytes);
+  CHECK(bench.store.selfcheck().empty());
+  CHECK(bench.store.probe_released(2) == kPageBytes);
+  CHECK(bench.is_freed(second));
+  CHECK(bench.store.freeing_bytes() == kPageBytes);
+  CHECK(bench.store.probe_released(10) == kPageBytes);
+  CHECK(bench.is_freed(third));
+  CHECK(bench.store.pinned_segments() == 1);
+  CHECK(bench.store.freeing_bytes() == 0);
 }
 
 TEST_CASE("memfd store: descriptors are read-only unless asked otherwise, and never the original") {
@@ -119,7 +139,7 @@ TEST_CASE("memfd store: a hard seal is busy while a mapping could write") {
   }
   CHECK(seal().has_value());
   CHECK(bench.store.selfcheck().empty());
-  bench.store.release(id);
+  bench.store.release(id, true);
   bench.run_until([&] { return bench.is_freed(id); });
   CHECK(bench.store.kernel_bytes() == 0);
 }
@@ -143,7 +163,7 @@ TEST_CASE("memfd store: a cancelled allocation ends early and leaves nothing") {
   bench.store.cancel(8);
   bench.run_until([&] { return answer.has_value(); });
   // It may have been done already.
-  if (answer->has_value()) bench.store.release(**answer);
+  if (answer->has_value()) bench.store.release(**answer, true);
   bench.run_until([&] { return bench.store.segments() == 0; });
   CHECK(bench.store.kernel_bytes() == 0);
 }

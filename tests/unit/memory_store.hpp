@@ -56,9 +56,9 @@ class MemoryStore final : public SegmentStore {
       done({});
     }
   }
-  void release(SegmentId segment) override {
+  void release(SegmentId segment, bool ask_now) override {
     released_.push_back(segment);
-    (void)probe_released(released_.size());
+    if (ask_now) (void)probe_released(1);
   }
   std::uint64_t probe_released(std::size_t limit) override {
     probes += std::min(limit, released_.size());
