@@ -71,7 +71,8 @@ TEST_CASE("wire: fixed requests have exactly their length and zero reserved byte
 TEST_CASE("wire: a name's length is compared with what is there") {
   WaitRequest request;
   request.name_bytes = 3;
-  const auto named = parse_named<WaitRequest>(bytes_of(request, "abc"));
+  const auto bytes = bytes_of(request, "abc");  // the parsed name points into it
+  const auto named = parse_named<WaitRequest>(bytes);
   REQUIRE(named.has_value());
   CHECK(named->name == "abc");
   CHECK(is_protocol_error(parse_named<WaitRequest>(bytes_of(request, "ab"))));
