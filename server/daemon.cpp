@@ -44,6 +44,10 @@ using std::chrono::seconds;
 
 constexpr std::uint32_t kNobody = 65534;
 constexpr int kAcceptsPerWakeMax = 64;
+constexpr milliseconds kAcceptPause{100};
+/// Connections that are only told why they are not served: beside the others, and few, so that
+/// those who are refused and stay take up nobody's place.
+constexpr std::size_t kRefusedMax = 16;
 constexpr seconds kHelloWithin{10};
 constexpr milliseconds kProbeFirst{10};
 constexpr milliseconds kProbeAgain{1};  // after a success: there are probably more
@@ -97,7 +101,9 @@ class DaemonImpl final : public Daemon, private Outbox {
   bool offer(SessionId session, Bytes frame) override;
 
   void wait_accept();
-  void accept_some();
+  /// False: not now, for want of memory.
+  bool accept_some();
+  void accept_later();
   void turn_away();
   void welcome(UniqueFd socket);
   std::optional<Error> admit(SessionId id, Peer& peer);
@@ -142,10 +148,12 @@ class DaemonImpl final : public Daemon, private Outbox {
   asio::steady_timer probe_timer_;
   asio::steady_timer idle_timer_;
   asio::steady_timer hello_timer_;
+  asio::steady_timer accept_timer_;
   asio::steady_timer watchdog_timer_;
   std::optional<std::int64_t> deadline_set_;
   milliseconds probe_after_{0};  // 0: the timer is not set
   std::uint64_t pinned_seen_ = 0;
+  std::size_t refused_ = 0;  // of the sessions, those that are told why and closed
   bool idle_set_ = false;
   LogLimit refusals_{20};
   SessionId last_session_ = 0;
@@ -194,6 +202,7 @@ DaemonImpl::DaemonImpl(const Options& flags, const Options& options, bool autost
       probe_timer_(io_),
       idle_timer_(io_),
       hello_timer_(io_),
+      accept_timer_(io_),
       watchdog_timer_(io_) {}
 
 DaemonImpl::~DaemonImpl() {
@@ -236,27 +245,38 @@ int DaemonImpl::run() {
 void DaemonImpl::wait_accept() {
   accepting_.async_wait(Descriptor::wait_read, [this](const boost::system::error_code& error) {
     if (error) return;
-    accept_some();
+    const bool again = accept_some();
     after_work();
-    wait_accept();
+    if (again) {
+      wait_accept();
+    } else {
+      accept_later();
+    }
   });
 }
 
-void DaemonImpl::accept_some() {
+/// Without memory for a socket the connection stays in the backlog: asked again at once, the loop
+/// would spin on it.
+void DaemonImpl::accept_later() {
+  accept_timer_.expires_after(kAcceptPause);
+  accept_timer_.async_wait([this](const boost::system::error_code& error) {
+    if (!error) wait_accept();
+  });
+}
+
+bool DaemonImpl::accept_some() {
   for (int n = 0; n < kAcceptsPerWakeMax; ++n) {
     UniqueFd socket(
         ::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (socket.valid()) {
-      if (sessions_.size() < budget_.connections_max) {
-        welcome(std::move(socket));
-      } else {
-        log_refusal("all " + std::to_string(budget_.connections_max) + " connections are in use");
-      }
+      welcome(std::move(socket));
       continue;
     }
     if (errno == EMFILE || errno == ENFILE) turn_away();
-    if (errno != EINTR && errno != ECONNABORTED) return;
+    if (errno == EINTR || errno == ECONNABORTED) continue;
+    return errno == EAGAIN;
   }
+  return true;
 }
 
 /// Out of descriptors the connection would stay in the backlog, and the loop would spin on it.
@@ -278,6 +298,11 @@ void DaemonImpl::welcome(UniqueFd socket) {
   const SessionId id = ++last_session_;
   const std::uint32_t uid = peer->identity.uid;
   std::optional<Error> refusal = admit(id, *peer);
+  if (refusal) {
+    if (refused_ >= kRefusedMax) return;
+    ++refused_;
+    peer->process.reset();  // whoever is refused is gone in a moment
+  }
   auto session = std::make_shared<ClientSession>(context_, id, uid, std::move(socket),
                                                  std::move(peer->process), std::move(refusal));
   sessions_.emplace(id, session);
@@ -294,6 +319,10 @@ std::optional<Error> DaemonImpl::admit(SessionId id, Peer& peer) {
     refusal = make_error(ErrorCode::permission_denied,
                          "uid 65534 (nobody, or a user that this namespace does not know) is not "
                          "served");
+  } else if (sessions_.size() - refused_ >= budget_.connections_max) {
+    refusal = make_error(ErrorCode::no_capacity,
+                         "connections: all " + std::to_string(budget_.connections_max) +
+                             " of this daemon are in use (its limit of open files sets how many)");
   } else if (Result<void> opened = dispatcher_.open_session(id, std::move(peer.identity));
              !opened) {
     refusal = opened.error();
@@ -320,6 +349,7 @@ void DaemonImpl::end_session(SessionId id, std::string_view reason) {
   if (found == sessions_.end()) return;
   const std::shared_ptr<ClientSession> session = std::move(found->second);
   sessions_.erase(found);
+  if (session->refused()) --refused_;
   session->close();
   log(LogLevel::debug, "session ended", {{"session", id}, {"reason", reason}});
   dispatcher_.end_session(id);

@@ -10,8 +10,8 @@
 namespace shmstore::server {
 namespace {
 
-/// Listener, epolls, timers, log, spare, a few files of /proc read at the same time, and the
-/// re-opened description on its way to a client.
+/// Listener, epolls, timers, log, spare, a few files of /proc read at the same time, the
+/// re-opened description on its way to a client, and connections that are being refused.
 constexpr std::uint64_t kReserve = 64;
 constexpr std::uint64_t kConnectionsMax = 16'384;
 /// Beyond it the tables of the kernel cost more than anybody gains.

@@ -62,6 +62,7 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   void close();
 
   [[nodiscard]] SessionId id() const noexcept { return state_.id; }
+  [[nodiscard]] bool refused() const noexcept { return refusal_.has_value(); }
   [[nodiscard]] bool greeted() const noexcept { return state_.greeted; }
 
  private:

@@ -142,6 +142,31 @@ TEST_CASE("capacity: more connections than descriptors are refused or wait, nobo
   CHECK(daemon.selfcheck() == "");
 }
 
+TEST_CASE("capacity: the connection after the last is told why, also when others stay silent") {
+  DaemonOptions options;
+  options.before_exec = [] { limit_fds(128); };
+  DaemonFixture daemon(options);
+  std::vector<Client> clients;
+  std::string text;
+  while (clients.size() < 100) {
+    auto client = daemon.try_connect();
+    if (!client) {
+      text = describe(client);
+      break;
+    }
+    clients.push_back(std::move(*client));
+  }
+  CHECK_MESSAGE(text.starts_with("no_capacity: connections"), text);
+  // Those that are refused and stay take up the place of nobody who is served.
+  std::vector<RawSession> silent;
+  for (int i = 0; i < 40; ++i) silent.emplace_back(daemon.socket());
+  EXPECT_OK(clients.front().ping());
+  clients.pop_back();
+  silent.clear();
+  CHECK(wait_until([&] { return daemon.try_connect().has_value(); }));
+  CHECK(daemon.selfcheck() == "");
+}
+
 TEST_CASE("capacity: a client without room for descriptors gets an error and goes on later") {
   DaemonFixture daemon;
   Client owner = daemon.connect();

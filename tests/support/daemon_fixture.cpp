@@ -100,8 +100,12 @@ std::string DaemonFixture::log() const {
 }
 
 Client DaemonFixture::connect(ConnectOptions options) const {
+  return try_connect(std::move(options)).value();
+}
+
+Result<Client> DaemonFixture::try_connect(ConnectOptions options) const {
   options.socket = socket_;
-  return Client::connect(options).value();
+  return Client::connect(options);
 }
 
 std::string DaemonFixture::selfcheck() const {

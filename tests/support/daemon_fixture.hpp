@@ -59,6 +59,7 @@ class DaemonFixture {
 
   /// A client of this daemon; BadResult when that fails.
   [[nodiscard]] Client connect(ConnectOptions options = {}) const;
+  [[nodiscard]] Result<Client> try_connect(ConnectOptions options = {}) const;
   /// Lines of `selfcheck`; "" when clean.
   [[nodiscard]] std::string selfcheck() const;
   /// True once the daemon holds no array, no pinned memory, no session but `sessions` known ones,
