@@ -112,6 +112,18 @@ BAD = [
     ("id", lambda c: c.attach(id=5)),
     ("id", lambda c: c.attach(id="x")),
     ("id", lambda c: c.attach("x", id="5")),
+    ("id", lambda c: c.attach(id="9" * 5000)),
+    ("id", lambda c: c.attach(id="99999999999999999999")),
+    ("shape", lambda c: c.create("x", 10**5000)),
+    ("array", lambda c: c.put("x", [1, [2]])),
+    ("attrs", lambda c: c.create("x", 1, attrs={"a": "\ud800"})),
+    ("order", lambda c: c.create("x", 1, order=np.array(["C", "F"]))),
+    ("mode", lambda c: c.attach("x", mode=np.array(["r", "c"]))),
+    ("timeout", lambda c: c.attach("x", timeout=10**5000)),
+    ("prefix", lambda c: c.list("~²/")),
+    ("prefix", lambda c: c.list("~a\0b/")),
+    ("prefix", lambda c: c.list("~4294967296/")),
+    ("prefix", lambda c: c.list(f"~{'9' * 5000}/")),
     ("prefix", lambda c: c.list(None)),
     ("dtype", lambda c: c.cached("x", np.zeros, dtype="f8")),
 ]
@@ -123,6 +135,14 @@ def test_bad_arguments_name_the_field(client, number):
     with pytest.raises(shmstore.InvalidArgument, match=f"^{field}: "):
         call(client)
     assert client.list() == []
+
+
+def test_the_text_of_bad_attrs_tells_the_reason(client):
+    with pytest.raises(shmstore.InvalidArgument, match="surrogate"):
+        client.create("x", 1, attrs={"a": "\ud800"})
+    x = client.put("x", [1], attrs={"ü": "→" * 1000})
+    assert client.info("x")["attrs"] == {"ü": "→" * 1000}
+    del x
 
 
 def test_missing_names(client):

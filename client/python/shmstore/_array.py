@@ -9,7 +9,7 @@ import numpy as np
 
 from . import _ext
 from ._dtype import dtype_of
-from ._errors import InvalidArgument
+from ._errors import InvalidArgument, shown
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -102,9 +102,11 @@ def milliseconds(seconds: Any, field: str = "timeout") -> Optional[int]:
     try:
         value = float(seconds)
     except (TypeError, ValueError):
-        raise InvalidArgument(f"{field}: {seconds!r} is not a number of seconds") from None
+        raise InvalidArgument(f"{field}: {shown(seconds)} is not a number of seconds") from None
+    except OverflowError:  # an integer beyond every float
+        value = float("inf")
     if not 0 <= value <= 1e12:
-        raise InvalidArgument(f"{field}: {seconds!r} is not between 0 and 1e12 seconds")
+        raise InvalidArgument(f"{field}: {shown(seconds)} is not between 0 and 1e12 seconds")
     return -int(-value * 1000 // 1)
 
 

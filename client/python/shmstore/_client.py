@@ -13,7 +13,7 @@ import numpy as np
 from . import _ext
 from ._array import SharedArray, array_on, milliseconds
 from ._dtype import dtype_argument, dtype_text
-from ._errors import InvalidArgument
+from ._errors import InvalidArgument, shown
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
@@ -33,7 +33,7 @@ def _name(name: Any) -> str:
     if name is None:
         return ""
     if not isinstance(name, str):
-        raise InvalidArgument(f"name: {name!r} is not a string")
+        raise InvalidArgument(f"name: {shown(name)} is not a string")
     if not name:
         raise InvalidArgument("name: must not be empty; None makes an anonymous array")
     return _encodable(name)
@@ -54,14 +54,14 @@ def _encodable(name: str) -> str:
 
 
 def _mode(mode: Any) -> str:
-    if mode not in _MODES:
-        raise InvalidArgument(f"mode: {mode!r} is none of 'r', 'r+', 'c'")
+    if not isinstance(mode, str) or mode not in _MODES:
+        raise InvalidArgument(f"mode: {shown(mode)} is none of 'r', 'r+', 'c'")
     return str(mode)
 
 
 def _fortran(order: Any) -> bool:
-    if order not in ("C", "F"):
-        raise InvalidArgument(f"order: {order!r} is neither 'C' nor 'F'")
+    if not isinstance(order, str) or order not in ("C", "F"):
+        raise InvalidArgument(f"order: {shown(order)} is neither 'C' nor 'F'")
     return bool(order == "F")
 
 
@@ -69,17 +69,22 @@ def _count(value: Any, field: str) -> int:
     try:
         number = operator.index(value)
     except TypeError:
-        raise InvalidArgument(f"{field}: {value!r} is not an integer") from None
+        raise InvalidArgument(f"{field}: {shown(value)} is not an integer") from None
     if not 0 <= number < 1 << 64:
-        raise InvalidArgument(f"{field}: {number} is not between 0 and 2^64-1")
+        raise InvalidArgument(f"{field}: {shown(number)} is not between 0 and 2^64-1")
     return number
 
 
 def _id(id: Any) -> int:
     """An id is a decimal text everywhere."""
-    if isinstance(id, str) and id.isascii() and id.isdigit():
+    if isinstance(id, str) and _is_decimal(id):
         return _count(int(id), "id")
-    raise InvalidArgument(f"id: {id!r} is not a decimal number in a string, as x.shm.id")
+    raise InvalidArgument(f"id: {shown(id)} is not a decimal number in a string, as x.shm.id")
+
+
+def _is_decimal(text: str) -> bool:
+    """Of at most 20 digits, which 64 bits have: Python refuses to read very long numbers."""
+    return text.isascii() and text.isdigit() and len(text) <= 20
 
 
 def _shape(shape: Any) -> list[int]:
@@ -101,9 +106,22 @@ def _attrs(attrs: Optional[Mapping[str, Any]]) -> str:
     if not isinstance(attrs, Mapping):
         raise InvalidArgument(f"attrs: {type(attrs).__name__} is not a mapping")
     try:
-        return json.dumps(dict(attrs), allow_nan=False)
+        text = json.dumps(dict(attrs), allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument("attrs: a text in it is not valid (it has half a surrogate pair)"
+                              ) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidArgument(f"attrs: {error}") from None
+    return text
+
+
+def _source(array: Any) -> np.ndarray[Any, Any]:
+    """What ``put`` copies from."""
+    try:
+        return np.asarray(array)
+    except (TypeError, ValueError) as error:  # nested sequences of different lengths, for example
+        raise InvalidArgument(f"array: {error}") from None
 
 
 def _layout(shape: Any, dtype: Any) -> tuple[list[int], np.dtype[Any], str]:
@@ -154,15 +172,20 @@ def _target(name: Any, id: Any) -> Dict:
 def _prefix(prefix: Any) -> Dict:
     """``~alice/x`` → uid and the rest."""
     if not isinstance(prefix, str):
-        raise InvalidArgument(f"prefix: {prefix!r} is not a string")
+        raise InvalidArgument(f"prefix: {shown(prefix)} is not a string")
     _encodable(prefix)
     if not prefix.startswith("~"):
         return {"prefix": prefix} if prefix else {}
     user, _, rest = prefix[1:].partition("/")
-    try:
-        uid = int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
-    except KeyError:
-        raise InvalidArgument(f"prefix: there is no user {user!r}") from None
+    if _is_decimal(user):
+        uid = int(user)
+        if uid >= 1 << 32:
+            raise InvalidArgument(f"prefix: uid {user} is not below 2^32")
+    else:
+        try:
+            uid = pwd.getpwnam(user).pw_uid
+        except (KeyError, ValueError):  # ValueError: a null character
+            raise InvalidArgument(f"prefix: there is no user {shown(user)}") from None
     return {"prefix": rest, "uid": uid}
 
 
@@ -303,7 +326,7 @@ class Client:
         The other arguments and errors are those of ``create``. With ``mutable`` the result is
         writable and not sealed. The copy runs without the interpreter's lock.
         """
-        source = np.asarray(array)
+        source = _source(array)
         text = dtype_text(source.dtype)
         c_order, f_order = source.flags.c_contiguous, source.flags.f_contiguous
         if order is None:
@@ -440,7 +463,7 @@ class Client:
     def watch(self, prefix: str = "") -> Watch:
         """The changes from now on to arrays whose name begins with ``prefix``."""
         if not isinstance(prefix, str):
-            raise InvalidArgument(f"prefix: {prefix!r} is not a string")
+            raise InvalidArgument(f"prefix: {shown(prefix)} is not a string")
         return Watch(self._ext.watch(_encodable(prefix)))
 
     def delete(self, name: Optional[str] = None, *, id: Optional[str] = None) -> None:

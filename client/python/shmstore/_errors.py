@@ -123,3 +123,12 @@ BY_CODE: dict[int, type[Error]] = {
     12: Disconnected,
     13: Internal,
 }
+
+
+def shown(value: object) -> str:
+    """A bad argument for an error text: its repr, if it has one, and not all of a long one."""
+    try:
+        text = repr(value)
+    except Exception:  # a number too long for Python to write, for example
+        text = f"this {type(value).__name__}"
+    return text if len(text) <= 80 else text[:79] + "…"
