@@ -24,9 +24,3 @@ if(SHMSTORE_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
       "CCACHE_SLOPPINESS=pch_defines,time_macros"
       "${SHMSTORE_CCACHE}")
 endif()
-
-function(add_subdirectory_if_present folder)
-  if(EXISTS "${PROJECT_SOURCE_DIR}/${folder}/CMakeLists.txt")
-    add_subdirectory("${folder}")
-  endif()
-endfunction()
