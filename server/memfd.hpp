@@ -34,8 +34,8 @@ enum class HugePages : std::uint8_t {
 /// Errors: no_capacity (descriptors), internal (/proc).
 [[nodiscard]] Result<UniqueFd> reopen(int fd, bool writable);
 
-/// Puts zeroed pages behind [offset, offset + bytes): huge ones where whole ones fit in and the
-/// kernel gives them. Error: no_capacity; pages got so far stay.
+/// Puts pages, zero for whoever looks, behind [offset, offset + bytes): huge ones where whole ones
+/// fit in and the kernel gives them. Error: no_capacity; pages got so far stay.
 [[nodiscard]] Result<void> populate(int fd, std::uint64_t offset, std::uint64_t bytes,
                                     HugePages huge_pages);
 
