@@ -41,6 +41,7 @@ from ._errors import (
     TimedOut,
 )
 from ._ext import __version__, calibrate, release
+from ._opened import hold_opened
 from .persist import load, save
 from .sharing import (
     empty,
@@ -92,6 +93,7 @@ __all__ = [
     "exists",
     "full",
     "full_like",
+    "hold_opened",
     "holders",
     "info",
     "keep",

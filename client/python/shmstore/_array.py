@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, cast
 
 import numpy as np
 
-from . import _ext
+from . import _ext, _opened
 from ._dtype import dtype_of
 from ._errors import InvalidArgument, shown
 
@@ -167,6 +167,7 @@ class SharedArray(_ext.ArrayBase):
         if lease is None:
             raise InvalidArgument("x: is not an array of the store")
         lease.seal(hard, milliseconds(wait, "wait"))
+        _opened.sealed_here(lease)
         self.flags.writeable = False
         # The root too: an array may be made writable again while its base is.
         if isinstance(self.base, np.ndarray):

@@ -12,7 +12,8 @@ The handle of an array is ``open(store, id, host, mode)``, of a view ``open(…,
 * view: dtype (None: the array's), shape, offset and strides in bytes.
 
 The receiver looks for the store among the clients that its process has (after a fork that includes
-those of the parent), then at the path, then asks its default client.
+those of the parent), then at the path, then asks its default client. An array that it has open
+already it does not ask for at all: see _opened.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
-from . import _connect, _ext
+from . import _connect, _ext, _opened
 from ._array import SharedArray, array_on, lease_around, view_on
 from ._dtype import dtype_of, dtype_text
 from ._errors import Aborted, Disconnected, InvalidArgument, NotFound
@@ -110,11 +111,14 @@ def open(  # noqa: A001 - the name counts in every handle
     path: Optional[str] = None,
     view: Optional[View] = None,
 ) -> NDArray[Any]:
-    """Attaches to the array of a handle; what unpickling calls.
+    """Attaches to the array of a handle; what unpickling calls. No round trip if this process has
+    opened a handle of that array and still holds it.
 
     Raises NotFound, saying why, for an array that is gone or in a store that cannot be reached.
     """
-    lease = _attach(store_id, id, host, mode, path)
+    lease = _opened.find(store_id, id, mode)
+    if lease is None:
+        lease = _opened.note(_attach(store_id, id, host, mode, path), mode)
     if view is None:
         array = array_on(lease)
     else:

@@ -203,7 +203,7 @@ bool release_array(nb::handle array) {
 }
 
 void bind_lease(nb::module_& module) {
-  nb::class_<Lease>(module, "Lease", nb::type_slots(lease_slots),
+  nb::class_<Lease>(module, "Lease", nb::type_slots(lease_slots), nb::is_weak_referenceable(),
                     "Owns a lease and its mapping; exports the bytes by the buffer protocol.")
       .def_prop_ro("valid", &Lease::valid)
       .def_prop_ro("address", &Lease::address)
