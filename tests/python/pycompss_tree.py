@@ -34,18 +34,14 @@ def application(daemon, tree, tmp_path):
     the CompletedProcess with `facts`: what it printed as JSON, by "what"."""
     runs = []
 
-    def run(name, *arguments, storage="null", workers=2, check=True, **more):
+    def run(name, *arguments, storage="null", workers=2, check=True, paths="", **more):
         app = HERE / "programs" / name
         scratch = tmp_path / f"application{len(runs)}"
         scratch.mkdir()
+        environment = minicompss.environment(tree, scratch, app, storage, PYTHONPATH=paths)
         done = subprocess.run(
             minicompss.command(tree, app, arguments, storage),
-            env={
-                **minicompss.environment(tree, scratch, app, storage),
-                **daemon.environment(MINICOMPSS_WORKERS=str(workers)),
-                "PYTHONPATH": minicompss.environment(tree, scratch, app)["PYTHONPATH"],
-                **more,
-            },
+            env=daemon.environment(**environment, MINICOMPSS_WORKERS=str(workers), **more),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -63,12 +59,12 @@ def application(daemon, tree, tmp_path):
             assert done.returncode == 0, done.stdout + done.stderr
         return done
 
-    yield run
+    return run
 
 
 def python(tree, source, **options):
     """Runs Python source in which `pycompss` can be imported."""
-    environment = minicompss.environment(tree, tree, HERE / "x.py")
+    environment = {**os.environ, **minicompss.environment(tree, tree, HERE / "x.py")}
     return subprocess.run(
         [sys.executable, "-c", source], env=environment, capture_output=True, text=True,
         timeout=120, **options,

@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 
-FILE, EXTERNAL_PSCO, COLLECTION = 10, 13, 27  # of DataType.java
+FILE, EXTERNAL_PSCO, COLLECTION, DICT_COLLECTION = 10, 13, 27, 28  # of DataType.java
 STRINGS = (8, 9)
 IN, OUT, INOUT, CONCURRENT, COMMUTATIVE, IN_DELETE = range(6)
 TRIES = 2
@@ -189,7 +189,7 @@ class Runtime:
             kind, direction = types[index], directions[index]
             if kind in (FILE, EXTERNAL_PSCO):
                 value = self._access(task, index, kind, value, direction)
-            elif kind == COLLECTION:
+            elif kind in (COLLECTION, DICT_COLLECTION):
                 value = self._collection(task, value)
             elif kind in STRINGS:
                 value = f"{len(value.split())} {value}"
@@ -225,7 +225,7 @@ class Runtime:
         return new
 
     def _collection(self, task, text):
-        """`id count type (type value content)…` → a file with a line for each element."""
+        
         words = text.split()
         path = os.path.join(self.folder, f"collection{task.number}_{len(task.parameters)}")
         elements = []

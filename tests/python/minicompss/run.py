@@ -51,11 +51,10 @@ def prepare(source, folder):
 
 
 def environment(tree, scratch, app, storage="null", **more):
-    """For a process that runs `app` as the master of an application."""
+    """What to set for a process that runs `app` as the master of an application."""
     paths = [str(HERE), str(Path(tree) / "src"), str(Path(app).resolve().parent)]
     paths += [path for path in (more.pop("PYTHONPATH", os.environ.get("PYTHONPATH")),) if path]
     return {
-        **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
         "COMPSS_HOME": str(Path(tree) / "home"),
         "MINICOMPSS_DIR": str(scratch),
@@ -86,7 +85,7 @@ def main():
         os.mkdir(scratch)
         done = subprocess.run(
             command(folder, app, arguments[1:], storage),
-            env=environment(folder, scratch, app, storage),
+            env={**os.environ, **environment(folder, scratch, app, storage)},
         )
     sys.exit(done.returncode)
 

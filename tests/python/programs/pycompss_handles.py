@@ -1,6 +1,5 @@
 """A PyCOMPSs program that shares where it creates; its tasks know nothing of the store."""
 
-import json
 import os
 import signal
 import sys
@@ -10,20 +9,9 @@ from pycompss.api.api import compss_barrier, compss_wait_on
 from pycompss.api.parameter import COLLECTION_IN, INOUT, Depth, Type
 from pycompss.api.task import task
 from pycompss.runtime.management.object_tracker import OT
+from pycompss_common import inode, say
 
 import shmstore as shm
-
-
-def inode(x):
-    """Of the file that the array's first byte is mapped from."""
-    address = x.__array_interface__["data"][0]
-    with open("/proc/self/maps") as maps:
-        for line in maps:
-            fields = line.split()
-            low, high = (int(edge, 16) for edge in fields[0].split("-"))
-            if low <= address < high:
-                return int(fields[4])
-    return 0
 
 
 @task(returns=1)
@@ -53,10 +41,6 @@ def process():
 
 def file_size(x):
     return os.path.getsize(OT.get_file_name(OT.is_tracked(x)))
-
-
-def say(what, **facts):
-    print(json.dumps({"what": what, **facts}), flush=True)
 
 
 def main(sizes):

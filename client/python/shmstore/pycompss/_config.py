@@ -1,0 +1,70 @@
+"""PyCOMPSs' modules; what to do without a store, and from what size on arrays go there."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import warnings
+from typing import Any, Callable, Optional, TypeVar
+
+from .. import _errors, sharing
+
+_Result = TypeVar("_Result")
+
+#: Errors for which PyCOMPSs' own way is taken, if the caller chose so.
+NO_STORE = (_errors.Disconnected, _errors.NoCapacity, _errors.QuotaExceeded)
+
+
+class _Settings:
+    min_bytes: int = sharing.MIN_BYTES
+    fallback: Optional[bool] = None
+    client: Any = None
+    warned: bool = False
+
+
+settings = _Settings()
+
+
+def configure(
+    *, min_bytes: Optional[int] = None, fallback: Optional[bool] = None, client: Any = None
+) -> None:
+    """Sets how ``task`` shares in this process; what is not given stays as it is.
+
+    min_bytes: from how many bytes on an array goes through the store; 128 KiB unless set.
+    fallback: without a daemon, or when the store is full: True, warn once and pass the argument as
+        PyCOMPSs does, which is what happens unless $SHMSTORE_PYCOMPSS_FALLBACK is ``0``; False,
+        raise.
+    client: whose store to use; the default client's unless set.
+    """
+    if min_bytes is not None:
+        settings.min_bytes = min_bytes
+    if fallback is not None:
+        settings.fallback = fallback
+    if client is not None:
+        settings.client = client
+
+
+def engine(name: str) -> Any:
+    """A module of PyCOMPSs. Raises ImportError, naming the package."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        text = f"shmstore.pycompss needs the package pycompss, which cannot be imported ({error})"
+        raise ImportError(text) from error
+
+
+def or_as_it_is(make: Callable[[], _Result], otherwise: _Result) -> _Result:
+    """``make()``; without a store ``otherwise``, after one warning, unless told to raise."""
+    try:
+        return make()
+    except NO_STORE as error:
+        falls_back = settings.fallback
+        if falls_back is None:
+            falls_back = os.environ.get("SHMSTORE_PYCOMPSS_FALLBACK", "1") != "0"
+        if not falls_back:
+            raise
+        if not settings.warned:
+            settings.warned = True
+            text = f"PyCOMPSs goes on without the store: {error}"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+        return otherwise

@@ -1,0 +1,384 @@
+"""PyCOMPSs' storage interface: objects that the engine passes by id, not by file.
+
+``PersistentArray`` is an array, ``StorageObject`` a base class for objects with arrays in them.
+Made persistent, they have an id (``getID()``), PyCOMPSs sends nothing but the id, and a worker maps
+the arrays: the same pages, read-only. The functions at the end of this module are what PyCOMPSs
+calls; the package ``storage`` in ``storage_path()`` passes them on.
+
+Persistent objects do not change. A task that writes to one gets an error, from numpy (the
+destination is read-only) or from ``StorageObject`` (cannot set), so no task ever sees another
+task's half-done work, whichever order they run in; a task that computes something new returns a new
+object. Declaring such a parameter INOUT is of no use, and does no harm.
+
+An object lives until it is deleted or the application ends: each application (its main program, and
+each worker of PyCOMPSs, with all its processes) keeps what it made persistent under names of its
+own, ``pycompss/TOKEN/…``, and takes them away in ``finish`` and ``finishWorker``. What an
+application leaves behind that was killed is taken away by the next one that starts or ends. An
+object with an alias belongs to nobody: it stays until somebody deletes it, and ``getByID(alias)``
+finds it in a later application.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import uuid
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Optional
+
+import numpy as np
+
+from .. import _connect, sharing
+from .._array import SharedArray, array_on, lease_around
+from .._errors import InvalidArgument, NotFound
+from ..sharing import map_leaves
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from typing_extensions import Self
+
+    from .._client import Client
+
+_PREFIX = "pycompss/"
+_ARRAY, _OBJECT = "shma", "shmo"  # what an id begins with
+
+
+# --- arrays ---------------------------------------------------------------------------------------
+
+
+class PersistentArray(SharedArray):
+    """A read-only array of the store that PyCOMPSs passes by its id once it is persistent.
+
+    ``PersistentArray(x)`` copies ``x``, anything ``numpy.asarray`` takes, into the store; with an
+    ``alias`` under that name. Views and slices have no id: they are pickled by handle.
+    """
+
+    __slots__ = ("_id",)
+
+    def __new__(cls, array: ArrayLike, alias: Optional[str] = None) -> Self:
+        application = _application()
+        name = application.new_name() if alias is None else alias
+        return application.client.put(name, array, attrs={"pycompss": _ARRAY}).view(cls)
+
+    def getID(self) -> Optional[str]:
+        """The id while it is persistent, else None."""
+        return getattr(self, "_id", None)
+
+    def makePersistent(self) -> None:
+        """Keeps the array until it is deleted or, without an alias, the application ends. Twice is
+        fine. Raises InvalidArgument for a view."""
+        if self.getID() is not None:
+            return
+        lease = lease_around(self)
+        if lease is None or not lease.name or lease.shape != self.shape:
+            raise InvalidArgument("makePersistent: a view cannot be persistent, only a whole array")
+        _application().client.keep(lease.name)
+        self._id = _id(_ARRAY, lease.store_id, lease.id)
+
+    def deletePersistent(self) -> None:
+        """Takes it out of the store; who holds it keeps it. Twice is fine."""
+        identifier = self.getID()
+        if identifier is not None:
+            del self._id
+            _delete(identifier)
+
+    make_persistent = makePersistent
+    delete_persistent = deletePersistent
+
+
+# --- objects --------------------------------------------------------------------------------------
+
+
+class StorageObject:
+    """Base class for objects that PyCOMPSs passes by id once they are persistent.
+
+    ``makePersistent`` stores what is in ``__dict__``: large arrays (in lists, tuples, dicts and
+    dataclasses too) as arrays of the store, the rest pickled. From then on the arrays are read-only
+    and attributes cannot be set. The class has to be importable in the workers.
+    """
+
+    _shmstore_id: Optional[str] = None
+
+    def getID(self) -> Optional[str]:
+        """The id while it is persistent, else None."""
+        return self._shmstore_id
+
+    def makePersistent(self, alias: Optional[str] = None) -> None:
+        """Stores the object until it is deleted or, without an alias, the application ends. Twice
+        is fine. Raises AlreadyExists for an alias that is taken."""
+        if self._shmstore_id is not None:
+            return
+        application = _application()
+        name = application.new_name() if alias is None else alias
+        keeper = _Keeper(application.client, name)
+        try:
+            state = map_leaves(dict(self.__dict__), keeper.leaf)
+            content = np.frombuffer(pickle.dumps((type(self), state), protocol=5), np.uint8)
+            stored = application.client.put(name, content, keep=True, attrs={"pycompss": _OBJECT})
+        except BaseException:
+            keeper.undo()
+            raise
+        self.__dict__.update(state)
+        lease = lease_around(stored)
+        assert lease is not None
+        self.__dict__["_shmstore_id"] = _id(_OBJECT, lease.store_id, lease.id)
+
+    def deletePersistent(self) -> None:
+        """Takes it out of the store; who holds it keeps it. Twice is fine."""
+        identifier = self.__dict__.pop("_shmstore_id", None)
+        if identifier is not None:
+            _delete(identifier)
+
+    make_persistent = makePersistent
+    delete_persistent = deletePersistent
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._shmstore_id is not None:
+            raise AttributeError(
+                f"cannot set {name!r}: the {type(self).__name__} {self._shmstore_id} is "
+                f"persistent, and persistent objects do not change; make a new one"
+            )
+        super().__setattr__(name, value)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self._shmstore_id is not None:
+            return getByID, (self._shmstore_id,)
+        return super().__reduce_ex__(protocol)
+
+
+class _Keeper:
+    """Puts the large arrays of an object into the store, under names that begin with its name."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self._client = client
+        self._name = name
+        self._names: list[str] = []
+
+    def leaf(self, x: Any) -> Any:
+        if not isinstance(x, np.ndarray):
+            return x
+        small = x.nbytes < sharing.MIN_BYTES or x.dtype.hasobject
+        if small or not sharing._can_follow(type(x)):
+            # A handle would outlive its array: the object only keeps what it names.
+            return np.array(x) if isinstance(x, SharedArray) else x
+        name = f"{self._name}.{len(self._names)}"
+        try:
+            stored = self._client.put(name, np.asarray(x), keep=True)
+        except InvalidArgument:  # a dtype that the store does not know
+            return x
+        self._names.append(name)
+        return sharing._as(type(x), stored, getattr(x, "__dict__", None))
+
+    def undo(self) -> None:
+        for name in self._names:
+            _remove(self._client, name)
+
+
+# --- ids ------------------------------------------------------------------------------------------
+
+
+def _id(kind: str, store: int, array: int) -> str:
+    return f"{kind}-{store:016x}-{array}"
+
+
+def _parsed(identifier: str) -> Optional[tuple[str, int, int]]:
+    """(kind, store, array) of an id; None for anything else, which may be an alias."""
+    parts = identifier.split("-")
+    if len(parts) != 3 or parts[0] not in (_ARRAY, _OBJECT):
+        return None
+    try:
+        return parts[0], int(parts[1], 16), int(parts[2])
+    except ValueError:
+        return None
+
+
+def _open(identifier: str) -> Any:
+    parsed = _parsed(identifier)
+    if parsed is None:
+        info = _application().client.info(identifier)
+        kind = info["attrs"].get("pycompss")
+        if kind not in (_ARRAY, _OBJECT):
+            raise NotFound(f"storage: {identifier} is an array, but no persistent object")
+        parsed = kind, _application().client.store_id, int(info["id"])
+    kind, store, number = parsed
+    client = _connect.client_of(store, None)
+    try:
+        lease = client._ext.attach_id(number, store, "r", None, False)
+    except NotFound as error:
+        raise NotFound(
+            f"storage: there is no persistent object {identifier} in the store at "
+            f"{client.socket_path} of host {os.uname().nodename}: deleted, the application that "
+            f"made it has ended, or it is in the store of another node ({error})"
+        ) from None
+    if kind == _ARRAY:
+        array = array_on(lease).view(PersistentArray)
+        array._id = _id(kind, store, number)
+        return array
+    made, state = pickle.loads(array_on(lease).data)
+    result = made.__new__(made)
+    result.__dict__.update(state, _shmstore_id=_id(kind, store, number))
+    return result
+
+
+def _delete(identifier: str) -> None:
+    parsed = _parsed(identifier)
+    assert parsed is not None
+    kind, store, number = parsed
+    client = _connect.client_of(store, None)
+    try:
+        name = client.info(id=str(number))["name"]
+        client.delete(id=str(number))
+    except NotFound:
+        return
+    if kind == _OBJECT and name:
+        for info in client.list(f"{name}."):
+            _remove(client, info["name"])
+
+
+def _remove(client: Client, name: str) -> None:
+    try:
+        client.delete(name)
+    except NotFound:
+        pass
+
+
+# --- applications ---------------------------------------------------------------------------------
+
+
+class _Application:
+    """What this process and its children keep. Its marker, an array that only this process holds,
+    tells others that it lives."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.owner = os.getpid()
+        self.token = uuid.uuid4().hex[:16]
+        self._marker: Any = client.put(_PREFIX + self.token, np.array([self.owner]))
+
+    def new_name(self) -> str:
+        return f"{_PREFIX}{self.token}/{uuid.uuid4().hex[:16]}"
+
+    def end(self) -> None:
+        self._marker = None
+        self.sweep(self.token)
+
+    def sweep(self, ended: str = "") -> None:
+        """Takes away what applications left that are over, as ``ended`` is."""
+        names = [info["name"] for info in self.client.list(_PREFIX)]
+        living: dict[str, bool] = {}
+        for name in names:
+            token, _, rest = name[len(_PREFIX) :].partition("/")
+            if not rest:
+                continue
+            if token not in living:
+                # The list is no snapshot: an application may have begun since.
+                living[token] = token != ended and self.client.exists(_PREFIX + token)
+            if not living[token]:
+                _remove(self.client, name)
+
+
+_current: Optional[_Application] = None
+
+
+def _application() -> _Application:
+    if _current is None:
+        _begin(_connect.default_client())
+    assert _current is not None
+    return _current
+
+
+def _begin(client: Client) -> None:
+    global _current
+    _end()
+    _current = _Application(client)
+    _current.sweep()
+
+
+def _end() -> None:
+    global _current
+    # A forked child uses its parent's application, and leaves it to the parent to end it.
+    if _current is not None and _current.owner == os.getpid():
+        _current.end()
+    _current = None
+
+
+def _configured(path: Optional[str]) -> Client:
+    """The client that a storage configuration asks for. Its lines: ``socket = PATH``; empty ones
+    and those that begin with # count for nothing."""
+    socket = None
+    if path is not None:
+        with open(path) as lines:
+            for number, line in enumerate(lines, 1):
+                key, equals, value = (part.strip() for part in line.partition("="))
+                if not key or key.startswith("#"):
+                    continue
+                if key != "socket" or not equals or not value:
+                    text = f"{path}:{number}: {line.strip()!r} is no `socket = PATH`"
+                    raise InvalidArgument(text)
+                socket = value
+    return _connect.default_client() if socket is None else _connect.connect(socket)
+
+
+# --- what PyCOMPSs calls --------------------------------------------------------------------------
+
+
+def init(config_file_path: Optional[str] = None, **_: Any) -> None:
+    """In the main program, before the first task. Raises Disconnected if there is no store."""
+    _begin(_configured(config_file_path))
+
+
+def finish(**_: Any) -> None:
+    """In the main program, at its end: what it kept without an alias is deleted."""
+    _end()
+
+
+def initWorker(config_file_path: Optional[str] = None, **_: Any) -> None:
+    """In a worker, before it forks the processes that run tasks."""
+    init(config_file_path)
+
+
+def finishWorker(**_: Any) -> None:
+    """In a worker, when its processes have ended: what they kept without an alias is deleted."""
+    finish()
+
+
+def initWorkerPostFork() -> None:
+    """In each process that runs tasks. Connections are made anew after a fork by themselves; this
+    makes one now, so that a missing store is noticed before the first task."""
+    _application().client.stats()
+
+
+def finishWorkerPostFork() -> None:
+    """In each process that runs tasks, at its end. Nothing to do: the kernel tells the store."""
+
+
+def getByID(*identifiers: str) -> Any:
+    """The object of an id or an alias; a list for several. Raises NotFound, saying why."""
+    objects: Sequence[Any] = [_open(identifier) for identifier in identifiers]
+    return objects[0] if len(objects) == 1 else objects
+
+
+def makePersistent(obj: Any, *alias: str) -> None:
+    """``obj.makePersistent(alias)``."""
+    obj.makePersistent(*alias)
+
+
+def deletePersistent(obj: Any) -> None:
+    """``obj.deletePersistent()``."""
+    obj.deletePersistent()
+
+
+class TaskContext:
+    """Around each task. Nothing to do: what a task makes persistent is stored at once, and what it
+    was given does not change."""
+
+    def __init__(self, logger: Any, values: Any, config_file_path: Optional[str] = None) -> None:
+        self.logger = logger
+        self.values = values  # PyCOMPSs replaces them when the task has run
+        self.config_file_path = config_file_path
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        pass

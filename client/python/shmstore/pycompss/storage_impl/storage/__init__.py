@@ -1,0 +1,1 @@
+"""PyCOMPSs' storage interface, as the store implements it."""
