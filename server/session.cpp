@@ -25,6 +25,13 @@ constexpr std::size_t kUserQueueBytesMax = std::size_t{32} << 20U;
 constexpr std::size_t kEventQueueBytesMax = std::size_t{256} << 10U;
 /// What is thrown away at most when a connection closes; bounded by the socket's own buffer.
 constexpr int kDrainedFramesMax = 4096;
+/// What is carried out at most for a client that is gone; more than a socket's buffer holds.
+constexpr int kLastFramesMax = 1024;
+
+bool of_data_plane(Bytes frame) {
+  protocol::FrameHeader header;
+  return read_header(frame, header) && header.op < static_cast<std::uint16_t>(protocol::Op::list);
+}
 
 }  // namespace
 
@@ -45,9 +52,7 @@ void ClientSession::start() {
   if (!process_.is_open()) return;
   process_.async_wait(asio::posix::stream_descriptor::wait_read,
                       [self = shared_from_this()](const boost::system::error_code& error) {
-                        if (error || self->closed_) return;
-                        self->context_.end(self->id(), "process ended");
-                        self->context_.after_work();
+                        if (!error && !self->closed_) self->finish("process ended");
                       });
 }
 
@@ -90,18 +95,39 @@ void ClientSession::on_readable() {
 }
 
 bool ClientSession::read_one() {
+  return take_one() && !closed_ && !failed_ && queue_.empty();
+}
+
+/// The client is gone. What it had sent before is carried out, unanswered: a release among it was
+/// meant, and an array that was let go in time is not broken by a death that came after.
+void ClientSession::finish(std::string_view reason) {
+  failed_ = true;
+  clear_queue();
+  for (int n = 0; n < kLastFramesMax && !closed_; ++n) {
+    if (!take_one()) break;
+  }
+  if (!closed_) context_.end(id(), reason);
+  context_.after_work();
+}
+
+bool ClientSession::take_one() {
   iovec part{context_.buffer.data(), context_.buffer.size()};
   msghdr message{};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
   // No room for control data: the kernel closes descriptors that come along and says MSG_CTRUNC.
-  const ssize_t got = ::recvmsg(socket_.native_handle(), &message, MSG_DONTWAIT);
-  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return false;
+  // ECONNRESET: it closed with replies unread. It comes once, and before what it sent last.
+  ssize_t got = 0;
+  do {
+    got = ::recvmsg(socket_.native_handle(), &message, MSG_DONTWAIT);
+  } while (got < 0 && (errno == EINTR || errno == ECONNRESET));
+  if (got < 0 && errno == EAGAIN) return false;
   if (got <= 0) {
     context_.end(id(), got == 0 ? "closed" : std::strerror(errno));
     return false;
   }
   const Bytes bytes(context_.buffer.data(), static_cast<std::size_t>(got));
+  if (failed_ && !of_data_plane(bytes)) return true;  // It would only look.
   if (refusal_) {
     context_.dispatcher.refuse(id(), bytes, *refusal_);
     violate("refused");
@@ -117,7 +143,7 @@ bool ClientSession::read_one() {
     violate("protocol violation");
     return false;
   }
-  return !closed_ && !failed_ && queue_.empty();
+  return true;
 }
 
 /// Closes although the queue may not be empty: who breaks the protocol and does not read its error
@@ -180,6 +206,7 @@ ClientSession::Sent ClientSession::send_message(Bytes frame, int descriptor) {
     sent = ::sendmsg(socket_.native_handle(), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
   } while (sent < 0 && errno == EINTR);
   if (sent >= 0) return Sent::yes;
+  gone_ = gone_ || errno == EPIPE || errno == ECONNRESET;
   return errno == EAGAIN ? Sent::not_now : Sent::never;
 }
 
@@ -261,6 +288,7 @@ void ClientSession::fail(std::string_view reason) {
   clear_queue();
   asio::post(context_.io, [self = shared_from_this(), reason] {
     if (self->closed_) return;
+    if (self->gone_) return self->finish(reason);
     self->context_.end(self->id(), reason);
     self->context_.after_work();
   });

@@ -80,6 +80,9 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   void on_readable();
   /// False: no further frame is to be read now.
   bool read_one();
+  /// False: there was none, or it ended the session.
+  bool take_one();
+  void finish(std::string_view reason);
   void violate(std::string_view reason);
   Sent try_send(Bytes frame, DescriptorRef descriptor);
   Sent send_message(Bytes frame, int descriptor);
@@ -106,6 +109,7 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   bool paused_ = false;  // not reading, the queue is not empty
   bool events_missed_ = false;
   bool failed_ = false;  // its end is on the way
+  bool gone_ = false;    // it has closed its end
   bool closed_ = false;
 };
 
