@@ -18,8 +18,14 @@ namespace client_internal {
 namespace {
 
 Result<void> check_access(Access access) {
-  if (access == Access::read || access == Access::write || access == Access::copy) return {};
-  return make_error(ErrorCode::invalid_argument, "access: must be r, r+ or c");
+  switch (access) {
+    case Access::read:
+    case Access::write:
+    case Access::copy:
+    case Access::exclusive:
+    case Access::hold: return {};
+  }
+  return make_error(ErrorCode::invalid_argument, "access: must be r, r+, c, x or h");
 }
 
 /// `name` is empty for an attach by id.
@@ -33,6 +39,7 @@ Result<std::unique_ptr<Lease>> attach(const std::shared_ptr<State>& state,
   request.timeout_ms = *timeout;
   request.name_bytes = static_cast<std::uint16_t>(name.size());
   request.access = static_cast<std::uint8_t>(options.access);
+  if (options.repair) request.options |= protocol::kAttachRepair;
   auto lease = std::make_unique<Lease>(state);
   Call call(protocol::Op::attach);
   call.add(request).add_text(name);
@@ -69,7 +76,7 @@ Result<AnyArray> Client::attach_id(ArrayId id, std::uint64_t store_id, const Att
     protocol::AttachRequest request;
     request.id = id.raw;
     request.store_id = store_id;
-    request.handover = from_handle ? 1 : 0;
+    if (from_handle) request.options |= protocol::kAttachHandover;
     Result<std::unique_ptr<Lease>> lease = client_internal::attach(state_, request, {}, options);
     if (!lease) return lease.error();
     return AnyArray(std::move(*lease));

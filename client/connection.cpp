@@ -273,7 +273,7 @@ void Connection::take_stray(const Frame& frame) {
   });
   if (known != end) {
     // Another thread's seal made the write lease a read lease while this release was on its way.
-    if (known->op == Op::release && known->access == Access::write && frame.header.status != 0) {
+    if (known->op == Op::release && writes(known->access) && frame.header.status != 0) {
       add_chore({Op::release, known->id, Access::read, 0, {}});
     }
     std::move(known + 1, end, known);
@@ -298,7 +298,8 @@ Connection::Chore Connection::undo(Op op, const ArrayBody& body, const Qualified
     return {Op::abort, {}, Access::read, 0, loads};
   }
   const bool is_draft = body.state == static_cast<std::uint8_t>(shmstore::State::draft);
-  const Op back = op == Op::create && is_draft ? Op::abort : Op::release;
+  const bool drops = (op == Op::create && is_draft) || is_unrepaired(body.access, body.state);
+  const Op back = drops ? Op::abort : Op::release;
   return {back, ArrayId{body.id}, static_cast<Access>(body.access), 0, {}};
 }
 
@@ -461,7 +462,7 @@ void Connection::post_or_call(const Chore& chore) noexcept {
   } catch (...) {
     return;  // No memory for an error's text; there is nobody to tell.
   }
-  const bool sealed_meanwhile = chore.op == Op::release && chore.access == Access::write &&
+  const bool sealed_meanwhile = chore.op == Op::release && writes(chore.access) &&
                                 call.outcome_ == Call::Outcome::reply && call.status_ != 0;
   if (sealed_meanwhile) post_or_call({Op::release, chore.id, Access::read, 0, {}});
 }
@@ -514,7 +515,7 @@ Result<void> Connection::give_back(ArrayId id, Access access, bool drops) {
   one.add_bytes(fixed, write_chore(chore, fixed));
   Result<void> done = call(one, {});
   const bool sealed_meanwhile =
-      !done && !drops && access == Access::write && one.outcome_ == Call::Outcome::reply;
+      !done && !drops && writes(access) && one.outcome_ == Call::Outcome::reply;
   if (sealed_meanwhile) return give_back(id, Access::read, false);
   return done;
 }

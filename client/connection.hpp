@@ -120,6 +120,12 @@ class CallList {
   Call* last_ = nullptr;
 };
 
+/// Exclusive access to an array that is still broken: its release says that it is whole again.
+[[nodiscard]] constexpr bool is_unrepaired(std::uint8_t access, std::uint8_t state) noexcept {
+  return access == static_cast<std::uint8_t>(Access::exclusive) &&
+         state == static_cast<std::uint8_t>(shmstore::State::broken);
+}
+
 class Connection {
  public:
   Connection(SessionSocket socket, const protocol::HelloReply& hello);

@@ -27,7 +27,8 @@ struct Globals {
   std::vector<int> sockets;
   std::atomic<std::uint64_t>* word = nullptr;  ///< On the page that a child finds wiped.
   std::atomic<std::uint64_t> epoch{1};         ///< What the word holds, to count on from.
-  bool fork_holds_gate = false;                ///< Written and read under the gate only.
+  std::atomic<void (*)()> in_child{nullptr};
+  bool fork_holds_gate = false;  ///< Written and read under the gate only.
 };
 
 Globals* g_globals = nullptr;
@@ -66,6 +67,7 @@ void after_fork_in_child() {
   // Given back by the one thread there is, then made anew: it still counts the parent's threads.
   pthread_rwlock_unlock(&globals.gate);
   init_gate(globals.gate);
+  if (void (*handler)() = globals.in_child.load(std::memory_order_relaxed)) handler();
 }
 
 bool install() {
@@ -90,6 +92,10 @@ bool install() {
 bool prepare_for_fork() noexcept {
   static const bool installed = install();
   return installed;
+}
+
+void set_child_handler(void (*handler)()) noexcept {
+  if (prepare_for_fork()) g_globals->in_child.store(handler, std::memory_order_relaxed);
 }
 
 std::uint64_t process_epoch() noexcept {

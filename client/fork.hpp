@@ -21,6 +21,10 @@ namespace shmstore::client_internal {
 /// Installs the handlers; later calls do nothing. False when the process has no memory for it.
 [[nodiscard]] bool prepare_for_fork() noexcept;
 
+/// `handler` runs in each child, after the epoch has changed and before fork() returns; for memory
+/// only. There is one; a later one replaces it.
+void set_child_handler(void (*handler)()) noexcept;
+
 /// 1 in the process that first used the client, one more in each child; 0 after a raw clone().
 [[nodiscard]] std::uint64_t process_epoch() noexcept;
 

@@ -21,8 +21,8 @@ Error bad_reply(std::string_view what) {
 }
 
 bool is_known(const ArrayBody& body) noexcept {
-  const bool access = body.access >= 1 && body.access <= 3;
-  const bool state = body.state >= 1 && body.state <= 4;
+  const bool access = body.access >= 1 && body.access <= 5;
+  const bool state = body.state >= 1 && body.state <= 6 && body.state != 5;
   return access && state && body.seal <= 2 && body.order <= 1 && body.ndim <= kNdimMax;
 }
 
@@ -42,8 +42,15 @@ Result<std::int64_t> wire_timeout(Timeout timeout, std::string_view field) {
   return std::min<std::int64_t>(timeout->count(), protocol::kTimeoutMsMax);
 }
 
+/// Whether the end of the grant is an abort: of a draft, or of a repair that could not begin.
+bool Lease::is_dropped() const noexcept {
+  const auto access = static_cast<std::uint8_t>(access_);
+  const auto state = static_cast<std::uint8_t>(array_state_);
+  return is_draft_creator() || (data_ == nullptr && is_unrepaired(access, state));
+}
+
 Lease::~Lease() {
-  const bool drops = is_draft_creator();
+  const bool drops = is_dropped();
   const bool had = std::exchange(held_, false);
   if (!had) return;
   const Op op = drops ? Op::abort : Op::release;
@@ -61,7 +68,7 @@ Lease::~Lease() {
 
 /// A seal by another handle of this process has made the write lease a read lease.
 Access Lease::granted_access() const noexcept {
-  return access_ == Access::write && map_.is_sealed() ? Access::read : access_;
+  return writes(access_) && map_.is_sealed() ? Access::read : access_;
 }
 
 SegmentView Lease::view() const noexcept {
@@ -121,6 +128,7 @@ Result<void> Lease::describe(const ArrayBody& body, std::span<const std::byte> t
 /// Finds the bytes: the map that came with the reply, one that this process has already, or a new
 /// one of a descriptor that is asked for again.
 Result<void> Lease::map(Call& call) {
+  if (access_ == Access::hold) return {};
   if (bytes_ == 0) {
     data_ = g_no_bytes;
     return {};
@@ -162,7 +170,7 @@ void Lease::forget_map() noexcept {
 
 Result<void> Lease::release() {
   if (!held_) return {};
-  const bool drops = is_draft_creator();
+  const bool drops = is_dropped();
   held_ = false;
   const Op op = drops ? Op::abort : Op::release;
   const Access granted = granted_access();

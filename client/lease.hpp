@@ -65,6 +65,7 @@ class Lease {
   Result<void> map(Call& call);
   Result<MapOutcome> fetch_segment();
   Result<OwnedFd> fetch_descriptor();
+  bool is_dropped() const noexcept;
   void forget_map() noexcept;
   Result<void> swap_map(bool to_private);
   Result<void> harden(const SealOptions& options);

@@ -86,6 +86,11 @@ int protection(Access access) noexcept {
   return access == Access::read ? PROT_READ : PROT_READ | PROT_WRITE;
 }
 
+/// A child that writes what its parent has alone would be a second writer.
+bool stays_here(const SegmentView& view, bool is_private) noexcept {
+  return view.dont_fork || (view.access == Access::exclusive && !is_private);
+}
+
 void* map_file(const SegmentView& view, int fd, int prot, bool is_private) noexcept {
   const int flags = is_private ? MAP_PRIVATE | MAP_NORESERVE : MAP_SHARED;
   const std::size_t bytes = view.segment_bytes;
@@ -94,7 +99,7 @@ void* map_file(const SegmentView& view, int fd, int prot, bool is_private) noexc
   if (at == MAP_FAILED) return at;
   // A core dump shall not carry gigabytes that are not the program's own. All are hints.
   static_cast<void>(madvise(at, bytes, MADV_DONTDUMP));
-  if (view.dont_fork) static_cast<void>(madvise(at, bytes, MADV_DONTFORK));
+  if (stays_here(view, is_private)) static_cast<void>(madvise(at, bytes, MADV_DONTFORK));
   if (bytes >= kHugeBytes && prot != PROT_READ) {
     static_cast<void>(madvise(at, bytes, MADV_HUGEPAGE));
   }
@@ -110,7 +115,7 @@ bool fits(const SegmentView& view, int fd) noexcept {
   const int seals = fcntl(fd, F_GET_SEALS);
   if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) return false;
   const int flags = fcntl(fd, F_GETFL);
-  return flags >= 0 && (flags & O_ACCMODE) == (view.access == Access::write ? O_RDWR : O_RDONLY);
+  return flags >= 0 && (flags & O_ACCMODE) == (writes(view.access) ? O_RDWR : O_RDONLY);
 }
 
 bool sane(const SegmentView& view) noexcept {
@@ -141,16 +146,23 @@ struct Mapping {
   bool shown = false;          ///< Likewise.
   std::atomic<bool> is_private{false};
   std::atomic<bool> is_sealed{false};
+  // Not inherited by children: guarded by the cache's mutex.
+  bool stays_here = false;
+  bool absent = false;  ///< In such a child: the addresses may be somebody else's.
+  Mapping *next_staying = nullptr, *previous_staying = nullptr;
 };
 
 struct MappingCache::Impl {
   mutable std::mutex mutex;  // A leaf: taken under a ForkGuard, nothing is taken under it.
   std::unordered_map<Key, Mapping*, KeyHash> index;
+  Mapping* staying = nullptr;  ///< What children do not inherit.
   Counts counts;
 
   MapRef find(const Key& key, std::size_t bytes) noexcept;
+  void set_staying(Mapping& mapping, bool stays) noexcept;
+  void reserve_in_child() noexcept;
   /// Lists a map that was just made, or ends it again if another thread was faster.
-  MapRef add(Mapping* mapping, bool is_private) noexcept;
+  MapRef add(Mapping* mapping, bool is_private, bool stays) noexcept;
 };
 
 Error map_error(const MapOutcome& outcome) {
@@ -187,11 +199,13 @@ std::byte* MapRef::base() const noexcept {
 }
 
 bool MapRef::writes_through() const noexcept {
-  return mapping_ != nullptr && mapping_->key.access == Access::write && !mapping_->is_private;
+  return mapping_ != nullptr && writes(mapping_->key.access) && !mapping_->is_private;
 }
 
 void MapRef::mark_sealed() noexcept {
-  if (mapping_ != nullptr) mapping_->is_sealed.store(true, std::memory_order_relaxed);
+  if (mapping_ == nullptr) return;
+  mapping_->is_sealed.store(true, std::memory_order_relaxed);
+  MappingCache::instance().let_children_have(*mapping_);
 }
 
 bool MapRef::is_sealed() const noexcept {
@@ -206,7 +220,11 @@ void MapRef::reset() noexcept {
   if (mapping_ != nullptr) MappingCache::instance().drop(std::exchange(mapping_, nullptr));
 }
 
-MappingCache::MappingCache() : impl_(new Impl) {}
+MappingCache::MappingCache() : impl_(new Impl) {
+  static std::atomic<Impl*> of_process{nullptr};  // instance() may not be ready when a child is.
+  of_process = impl_;
+  set_child_handler([] { of_process.load()->reserve_in_child(); });
+}
 
 MappingCache& MappingCache::instance() noexcept {
   static MappingCache* const cache = new MappingCache;  // Handles may outlive static destruction.
@@ -246,11 +264,11 @@ MapOutcome MappingCache::install(const SegmentView& view, OwnedFd taken) noexcep
     munmap(base, view.segment_bytes);
     return problem(MapProblem::no_memory);
   }
-  outcome.ref = impl_->add(mapping, is_private);
+  outcome.ref = impl_->add(mapping, is_private, stays_here(view, is_private));
   return outcome;
 }
 
-MapRef MappingCache::Impl::add(Mapping* mapping, bool is_private) noexcept {
+MapRef MappingCache::Impl::add(Mapping* mapping, bool is_private, bool stays) noexcept {
   const std::lock_guard lock(mutex);
   ++counts.references;
   if (!is_private) {
@@ -268,6 +286,7 @@ MapRef MappingCache::Impl::add(Mapping* mapping, bool is_private) noexcept {
     }
   }
   ++counts.maps;
+  set_staying(*mapping, stays);
   return MapRef(mapping);
 }
 
@@ -308,6 +327,8 @@ MapOutcome MappingCache::swap(MapRef& ref, const SegmentView& view, OwnedFd take
     return failed;
   }
   ref.mapping_->is_private = to_private;
+  const std::lock_guard lock(impl_->mutex);
+  impl_->set_staying(*ref.mapping_, stays_here(view, to_private));
   return {};
 }
 
@@ -321,10 +342,51 @@ void MappingCache::drop(Mapping* mapping) noexcept {
     if (--mapping->references > 0) return;
     --impl_->counts.maps;
     if (mapping->shown) impl_->index.erase(mapping->key);
+    impl_->set_staying(*mapping, false);
   }
-  munmap(mapping->base, mapping->bytes);
+  if (!mapping->absent) munmap(mapping->base, mapping->bytes);
   if (is_huge_aligned(mapping->base)) g_hint.store(mapping->base, std::memory_order_relaxed);
   delete mapping;
+}
+
+// -- maps that children do not inherit ------------------------------------------------------------
+
+void MappingCache::Impl::set_staying(Mapping& mapping, bool stays) noexcept {
+  if (std::exchange(mapping.stays_here, stays) == stays) return;
+  if (stays) {
+    mapping.previous_staying = nullptr;
+    mapping.next_staying = staying;
+    if (staying != nullptr) staying->previous_staying = &mapping;
+    staying = &mapping;
+    return;
+  }
+  Mapping*& before =
+      mapping.previous_staying != nullptr ? mapping.previous_staying->next_staying : staying;
+  before = mapping.next_staying;
+  if (mapping.next_staying != nullptr) {
+    mapping.next_staying->previous_staying = mapping.previous_staying;
+  }
+}
+
+/// In a child, before it maps anything else: whoever uses an array that stayed behind shall be
+/// stopped, not meet other memory at its address. Locks are free here, see fork.cpp.
+void MappingCache::Impl::reserve_in_child() noexcept {
+  while (staying != nullptr) {
+    Mapping& mapping = *staying;
+    set_staying(mapping, false);
+    void* at = mmap(mapping.base, mapping.bytes, PROT_NONE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    mapping.absent = at != mapping.base;
+    if (mapping.absent && at != MAP_FAILED) munmap(at, mapping.bytes);  // Kernels before 4.17.
+  }
+}
+
+void MappingCache::let_children_have(Mapping& mapping) noexcept {
+  const ForkGuard guard;
+  const std::lock_guard lock(impl_->mutex);
+  if (!mapping.stays_here) return;
+  static_cast<void>(madvise(mapping.base, mapping.bytes, MADV_DOFORK));
+  impl_->set_staying(mapping, false);
 }
 
 MappingCache::Counts MappingCache::counts() const noexcept {

@@ -51,7 +51,7 @@ struct SegmentView {
   std::uint64_t bytes = 0;          ///< > 0
   std::uint64_t segment_bytes = 0;  ///< ≥ offset + bytes
   Access access = Access::read;
-  bool dont_fork = false;  ///< A forked child shall not inherit the map.
+  bool dont_fork = false;  ///< A forked child shall not inherit the map (nor an exclusive one).
 };
 
 enum class MapProblem : std::uint8_t {
@@ -102,6 +102,7 @@ class MappingCache {
  private:
   friend class MapRef;
   MappingCache();
+  void let_children_have(Mapping& mapping) noexcept;
   void drop(Mapping* mapping) noexcept;
   struct Impl;
   Impl* impl_;

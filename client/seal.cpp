@@ -30,7 +30,7 @@ Result<void> Lease::seal(const SealOptions& options) {
                       "seal: only the process that made or attached the array can seal it");
   }
   if (array_state_ == shmstore::State::sealed) return harden(options);
-  if (access_ != Access::write) {
+  if (!writes(access_)) {
     return make_error(ErrorCode::permission_denied, "seal: the array is not held with access r+");
   }
   if (damaged_) {

@@ -237,6 +237,14 @@ std::string name_for(std::uint32_t uid, std::uint32_t ns_uid, std::string_view n
   return "~" + std::to_string(ns_uid) + "/" + std::string(name);
 }
 
+Json to_json(const BrokenBy& by) {
+  Json json;
+  json["pid"] = by.pid;
+  json["command"] = by.command;
+  json["at"] = by.at_s;
+  return json;
+}
+
 Json to_json(const ArrayView& array, std::uint32_t uid) {
   Json json;
   json["id"] = std::to_string(array.id.raw);
@@ -258,6 +266,8 @@ Json to_json(const ArrayView& array, std::uint32_t uid) {
   json["sealed"] = array.sealed_s ? Json(*array.sealed_s) : Json();
   json["seal"] =
       array.seal == Seal::none ? Json() : Json(array.seal == Seal::soft ? "soft" : "hard");
+  json["in_flight"] = array.in_flight;
+  json["broken"] = array.broken ? to_json(*array.broken) : Json();
   // Canonical text since it came in; the empty one is that of an array that has none.
   json["attrs"] = array.attrs.empty()
                       ? Json::object()
@@ -272,6 +282,10 @@ Json to_json(const HolderView& holder) {
   json["uid"] = holder.uid;
   json["access"] = to_string(holder.access);
   json["since"] = holder.since_s;
+  if (holder.pid == 0) {
+    json["in_flight"] = holder.in_flight;
+    json["from_pid"] = holder.from_pid;
+  }
   return json;
 }
 

@@ -60,6 +60,7 @@ Result<EmptyRequest> empty_request(const Json& json);
 [[nodiscard]] std::string name_for(std::uint32_t uid, std::uint32_t ns_uid, std::string_view name);
 
 /// INFO, as `uid` sees it.
+[[nodiscard]] Json to_json(const BrokenBy& by);
 [[nodiscard]] Json to_json(const ArrayView& array, std::uint32_t uid);
 [[nodiscard]] Json to_json(const HolderView& holder);
 [[nodiscard]] Json to_json(const EventRecord& record, std::uint32_t uid);

@@ -26,11 +26,6 @@ Result<void> check_timeout(std::int64_t timeout_ms) {
   return invalid("timeout: must be -1 (for ever) or from 0 to 2^52 milliseconds");
 }
 
-Result<void> check_access(std::uint8_t access) {
-  if (static_cast<Access>(access) != Access::exclusive) return {};
-  return invalid("access: exclusive hand-over is not supported by this version");
-}
-
 /// `anonymous`: an empty name is fine.
 Result<QualifiedName> qualified(std::uint32_t ns_uid, std::string_view name, bool anonymous) {
   if (!(anonymous && name.empty())) {
@@ -186,7 +181,6 @@ Result<void> Dispatcher::on_attach(const Request& request) {
   const Result<Named<AttachRequest>> attach = parse_named<AttachRequest>(request.body);
   if (!attach) return attach.error();
   const AttachRequest& fixed = attach->fixed;
-  if (Result<void> access = check_access(fixed.access); !access) return access;
   if (Result<void> timeout = check_timeout(fixed.timeout_ms); !timeout) return timeout;
   AttachSpec spec;
   spec.id = ArrayId{fixed.id};
@@ -200,7 +194,8 @@ Result<void> Dispatcher::on_attach(const Request& request) {
   spec.access = static_cast<Access>(fixed.access);
   spec.newer_than = fixed.newer_than;
   spec.timeout_ms = fixed.timeout_ms;
-  spec.renew_handover = fixed.handover != 0;
+  spec.renew_handover = (fixed.options & kAttachHandover) != 0;
+  spec.repair = (fixed.options & kAttachRepair) != 0;
   registry_.attach(request.session.id, request.header.request, spec, read_clock(), effects_);
   run_effects();
   check_after_request();
@@ -210,7 +205,6 @@ Result<void> Dispatcher::on_attach(const Request& request) {
 Result<void> Dispatcher::on_segment(const Request& request) {
   const Result<SegmentRequest> segment = parse_fixed<SegmentRequest>(request.body);
   if (!segment) return segment.error();
-  if (Result<void> access = check_access(segment->access); !access) return access;
   registry_.segment(request.session.id, request.header.request, ArrayId{segment->id},
                     static_cast<Access>(segment->access), effects_);
   run_effects();
@@ -221,7 +215,6 @@ Result<void> Dispatcher::on_segment(const Request& request) {
 Result<void> Dispatcher::on_release(const Request& request) {
   const Result<ReleaseRequest> release = parse_fixed<ReleaseRequest>(request.body);
   if (!release) return release.error();
-  if (Result<void> access = check_access(release->access); !access) return access;
   registry_.release(request.session.id, request.header.request, ArrayId{release->id},
                     static_cast<Access>(release->access), release->grants, read_clock(), effects_);
   run_effects();

@@ -107,9 +107,8 @@ void Dispatcher::answer(const Completion& completion, const Grant& grant) {
   writer_.put_bytes(array->shape.data(), array->shape.size_bytes());
   writer_.put_text(array->name);
   writer_.put_text(array->dtype);
-  send_reply(completion.session, descriptor
-                                     ? DescriptorRef{array->segment, grant.access == Access::write}
-                                     : DescriptorRef{});
+  send_reply(completion.session,
+             descriptor ? DescriptorRef{array->segment, writes(grant.access)} : DescriptorRef{});
 }
 
 void Dispatcher::answer(const Completion& completion, const LoaderRole&) {
@@ -159,12 +158,18 @@ std::vector<std::byte> Dispatcher::descriptor_failed(SessionId session, Bytes fr
   // The answer to this release is ours, not the client's: an effects list of its own.
   if (header.op != static_cast<std::uint16_t>(Op::segment)) {
     Effects effects;
-    registry_.release(session, header.request, ArrayId{body.id}, static_cast<Access>(body.access),
-                      1, read_clock(), effects);
+    const ArrayId id{body.id};
+    const auto access = static_cast<Access>(body.access);
+    // A release would say that a broken array is whole again.
+    if (access == Access::exclusive && body.state == static_cast<std::uint8_t>(State::broken)) {
+      registry_.abort(session, header.request, {id, {}}, read_clock(), effects);
+    } else {
+      registry_.release(session, header.request, id, access, 1, read_clock(), effects);
+    }
     std::erase_if(effects, [&](const Effect& effect) {
       const auto* completion = std::get_if<Completion>(&effect);
-      return completion != nullptr && completion->op == Op::release &&
-             completion->session == session && completion->request == header.request;
+      return completion != nullptr && completion->session == session &&
+             completion->request == header.request;
     });
     std::move(effects.begin(), effects.end(), std::back_inserter(effects_));
     run_effects();

@@ -94,7 +94,11 @@ void Registry::end_session(SessionId session, Now now, Effects& effects) {
 void Registry::Impl::end_session(Session& session) {
   while (!session.waits.empty()) drop_waiter(*session.waits.begin()->second);
   while (!session.loading.empty()) end_loader(**session.loading.begin());
-  while (!session.leases.empty()) end_lease(*session.leases.begin()->second);
+  while (!session.leases.empty()) {
+    Lease& lease = *session.leases.begin()->second;
+    if (lease.access == Access::exclusive) break_array(*lease.array, session.identity, false);
+    end_lease(lease);
+  }
   quota.uncharge(session.identity.uid, Resource::connections, 1);
   sessions.erase(session.id);
 }
@@ -219,6 +223,8 @@ ArrayView Registry::Impl::view(const Array& array, std::int64_t boot_ms) const {
   }
   view.created_s = array.created_s;
   view.sealed_s = array.sealed_s;
+  for (const auto& lease : array.handovers) view.in_flight += in_flight(*lease);
+  view.broken = array.broken;
   return view;
 }
 

@@ -64,6 +64,7 @@ struct AttachSpec {
   std::uint64_t newer_than = 0;
   std::int64_t timeout_ms = 0;
   bool renew_handover = false;
+  bool repair = false;  ///< Exclusive access to a broken array, too.
 };
 
 /// Names an array for admin operations.
@@ -118,7 +119,7 @@ struct FreeSegment {
 };
 /// For watchers.
 struct EventRecord {
-  std::string_view event;  ///< Static text: created, sealed, deleted, kept, unkept.
+  std::string_view event;  ///< Static text: created, sealed, deleted, kept, broken …
   std::uint32_t ns_uid = 0;
   std::uint32_t owner_uid = 0;
   std::uint32_t owner_gid = 0;
@@ -130,6 +131,14 @@ struct EventRecord {
 };
 using Effect = std::variant<Completion, AllocateSegment, HardSealSegment, FreeSegment, EventRecord>;
 using Effects = std::vector<Effect>;
+
+/// Who had exclusive access to a broken array, and when it went away.
+struct BrokenBy {
+  std::int64_t pid = 0;
+  std::string command;
+  double at_s = 0;
+  bool gave_up = false;  ///< It said so, and lives on.
+};
 
 /// One array as seen from outside. Strings and spans live as long as the array.
 struct ArrayView {
@@ -153,6 +162,8 @@ struct ArrayView {
   std::optional<std::int64_t> ttl_left_ms;
   double created_s = 0;
   std::optional<double> sealed_s;
+  std::uint64_t in_flight = 0;  ///< Handles that were pickled and not opened yet.
+  std::optional<BrokenBy> broken;
 };
 
 struct HolderView {
@@ -161,6 +172,9 @@ struct HolderView {
   std::uint32_t uid = 0;
   Access access = Access::read;
   double since_s = 0;
+  // Of a hand-over lease only.
+  std::uint64_t in_flight = 0;  ///< Handles that were pickled and not opened yet.
+  std::int64_t from_pid = 0;    ///< Who pickled the last one.
 };
 
 struct ListPage {

@@ -39,6 +39,8 @@ Result<std::vector<HolderView>> Registry::holders(SessionId session, const Targe
     holder.uid = lease->uid;
     holder.access = lease->access;
     holder.since_s = lease->since_s;
+    holder.in_flight = Impl::in_flight(*lease);
+    holder.from_pid = lease->from_pid;
     holders.push_back(std::move(holder));
   }
   return holders;

@@ -1,32 +1,43 @@
-// Attach: by name or by id, at once or when the draft is sealed or a newer version appears.
+// Attach: by name or by id, at once or when the draft is sealed, a newer version appears, or those
+// who hold a mutable array let go.
 #include "server/registry_impl.hpp"
 
 namespace shmstore::server {
 
 // What an attach comes to once rights are settled. Co-writers join a draft as soon as there is
 // memory to write to; while the kernel hard-seals an array nobody may become a writer of it.
-Outcome Registry::Impl::by_state(Array& array, Access access) {
-  const bool writer = access == Access::write;
+Outcome Registry::Impl::by_state(Array& array, const AttachSpec& spec) {
+  if (spec.access == Access::exclusive) return may_be_exclusive(array, spec.repair);
+  if (spec.access == Access::hold && array.state != State::dying) return &array;
+  const bool writer = spec.access == Access::write;
   switch (array.state) {
     case State::draft:
       if (writer && !array.allocating && !array.hard_seal) return &array;
       return MustWait{};
     case State::mutable_:
-      if (writer && array.hard_seal) return MustWait{};
+      if (writer && array.hard_seal) return MustWait{&array};
       return &array;
     case State::sealed:
       if (!writer) return &array;
       return make_error(ErrorCode::invalid_argument,
                         "access: " + label(array) + " is sealed; use mode c");
+    case State::broken: return broken(array);
     case State::dying:
-    case State::gone:
-    case State::broken: break;
+    case State::gone: break;
   }
   return not_found(array.id);
 }
 
-Outcome Registry::Impl::try_attach(Session& session, const AttachSpec& spec) {
+Outcome Registry::Impl::try_attach(Session& session, const AttachSpec& spec, std::uint64_t seq) {
   const Identity& who = session.identity;
+  const auto judge = [&](Array& array) {
+    Outcome outcome = by_state(array, spec);
+    const bool shared = array.state == State::mutable_ || array.state == State::broken;
+    if (!std::holds_alternative<Array*>(outcome) || !shared || spec.access == Access::hold) {
+      return outcome;
+    }
+    return by_turn(session, array, spec.access, seq);
+  };
   if (spec.id.valid()) {
     Array* array = arrays.find(spec.id);
     if (array == nullptr) return not_found(spec.id);
@@ -36,7 +47,7 @@ Outcome Registry::Impl::try_attach(Session& session, const AttachSpec& spec) {
     if (array->aborted && holds(session, spec.id)) {
       return make_error(ErrorCode::aborted, "id: the draft was dropped by its creator");
     }
-    return by_state(*array, spec.access);
+    return judge(*array);
   }
   const NameEntry* entry = find_entry(spec.name);
   Array* array = entry == nullptr ? nullptr : entry->visible();
@@ -46,15 +57,14 @@ Outcome Registry::Impl::try_attach(Session& session, const AttachSpec& spec) {
   }
   if (!may(who, *array, spec.access)) return denied(spec.name);
   if (spec.newer_than > 0 && array->version <= spec.newer_than) return MustWait{};
-  return by_state(*array, spec.access);
+  return judge(*array);
 }
 
 void Registry::Impl::attach(Session& session, RequestId request, AttachSpec spec) {
   constexpr auto kOp = protocol::Op::attach;
-  if (spec.access == Access::exclusive) {
-    return reply(
-        session, request, kOp,
-        make_error(ErrorCode::invalid_argument, "access: exclusive is reserved, use r, r+ or c"));
+  if (spec.repair && spec.access != Access::exclusive) {
+    return reply(session, request, kOp,
+                 make_error(ErrorCode::invalid_argument, "repair: only with exclusive access"));
   }
   if (spec.id.valid() && spec.newer_than > 0) {
     return reply(session, request, kOp,
@@ -66,17 +76,22 @@ void Registry::Impl::attach(Session& session, RequestId request, AttachSpec spec
     reply(session, request, kOp, *error);
   } else if (Array* const* array = std::get_if<Array*>(&outcome)) {
     grant_attach(session, request, **array, spec);
-  } else if (spec.timeout_ms == 0) {
-    reply(session, request, kOp, timed_out("the array is not sealed yet, or not newer"));
+  } else if (Array* line = std::get<MustWait>(outcome).line; spec.timeout_ms != 0) {
+    wait_to_attach(session, request, spec, line);
+  } else if (line != nullptr) {
+    reply(session, request, kOp, held(*line, session));
   } else {
-    wait_to_attach(session, request, spec);
+    reply(session, request, kOp, timed_out("the array is not sealed yet, or not newer"));
   }
 }
 
-void Registry::Impl::wait_to_attach(Session& session, RequestId request, const AttachSpec& spec) {
+void Registry::Impl::wait_to_attach(Session& session, RequestId request, const AttachSpec& spec,
+                                    Array* line) {
   const std::int64_t deadline_ms = deadline_of(spec.timeout_ms);
-  Waiter* waiter = add_waiter(session, request, protocol::Op::attach, deadline_ms, AttachJob{spec});
+  Waiter* waiter =
+      add_waiter(session, request, protocol::Op::attach, deadline_ms, AttachJob{spec, false});
   if (waiter == nullptr) return;
+  stand_in_line(*waiter, line);
   if (spec.id.valid()) {
     at(spec.id).attach_waiters.push_back(*waiter);
   } else {
@@ -89,6 +104,7 @@ void Registry::Impl::grant_attach(Session& session, RequestId request, Array& ar
                                   const AttachSpec& spec) {
   if (spec.renew_handover) {
     for (auto& lease : array.handovers) extend_handover(*lease, lease->grace_ms);
+    count_opened(array, session.identity.uid);
   }
   grant(session, request, protocol::Op::attach, array, spec.access);
 }

@@ -11,11 +11,16 @@ constexpr auto kOp = protocol::Op::cached;
 }  // namespace
 
 // An Array in the outcome: attach it; a null one: load it.
-Outcome Registry::Impl::try_cached(const Session& session, const QualifiedName& name) const {
+Outcome Registry::Impl::try_cached(const Session& session, const QualifiedName& name,
+                                   std::uint64_t seq) const {
   const Identity& who = session.identity;
   const NameEntry* entry = find_entry(name);
   Array* array = entry == nullptr ? nullptr : entry->visible();
   if (array != nullptr && !may(who, *array, Access::read)) return denied(name);
+  if (array != nullptr && array->state == State::broken) return broken(*array);
+  if (array != nullptr && array->state == State::mutable_) {
+    return by_turn(session, *array, Access::read, seq);
+  }
   if (array != nullptr && array->state != State::draft) return array;
   if (array != nullptr) return MustWait{};
   if (foreign(who, name.uid)) return denied(name);
@@ -33,18 +38,21 @@ void Registry::Impl::cached(Session& session, RequestId request, const Qualified
     if (*array != nullptr) return grant(session, request, kOp, **array, Access::read);
     become_loader(session, make_entry(name));
     reply(session, request, kOp, LoaderRole{});
-  } else if (timeout_ms == 0) {
-    reply(session, request, kOp, timed_out(label(name) + " is still being loaded"));
+  } else if (Array* line = std::get<MustWait>(outcome).line; timeout_ms == 0) {
+    reply(
+        session, request, kOp,
+        line != nullptr ? held(*line, session) : timed_out(label(name) + " is still being loaded"));
   } else if (Waiter* waiter =
                  add_waiter(session, request, kOp, deadline_of(timeout_ms), CachedJob{})) {
+    stand_in_line(*waiter, line);
     wait_on_name(*waiter, make_entry(name));
   }
 }
 
 void Registry::Impl::retry_cached(Waiter& waiter, NameEntry& entry, const QualifiedName& name) {
   Session& session = *waiter.session;
-  const Outcome outcome = try_cached(session, name);
-  if (std::holds_alternative<MustWait>(outcome)) return;
+  const Outcome outcome = try_cached(session, name, waiter.seq);
+  if (const auto* wait = std::get_if<MustWait>(&outcome)) return stand_in_line(waiter, wait->line);
   if (const auto* error = std::get_if<Error>(&outcome)) return answer(waiter, *error);
   Array* array = std::get<Array*>(outcome);
   if (array == nullptr) {

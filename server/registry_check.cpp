@@ -40,8 +40,9 @@ struct Sums {
 };
 
 void check_state(const Array& array, const std::string& who, Checker& check) {
-  const bool live =
-      array.state == State::draft || array.state == State::sealed || array.state == State::mutable_;
+  const bool live = array.state == State::draft || array.state == State::sealed ||
+                    array.state == State::mutable_ || array.state == State::broken;
+  check.expect((array.state == State::broken) == array.broken.has_value(), who + "broken by whom");
   check.expect(live || array.state == State::dying, who + "impossible state");
   check.expect(live || array.entry == nullptr, who + "dying, yet named");
   check.expect((array.seal != Seal::none) == array.sealed_s.has_value(), who + "seal and its time");
@@ -52,7 +53,8 @@ void check_state(const Array& array, const std::string& who, Checker& check) {
   check.expect(!array.kept || (array.entry != nullptr && array.version > 0), who + "kept");
   check.expect(array.ttl_deadline_ms == kNever || array.kept, who + "ttl, yet not kept");
   check.expect(array.lease_count > 0 || array.kept || array.allocating, who + "held by nobody");
-  check.expect(!array.marked && !array.wake_attach && !array.wake_seal, who + "unsettled");
+  check.expect(!array.marked && !array.wake_attach && !array.wake_seal && !array.wake_line,
+               who + "unsettled");
   check.expect(!array.allocating || array.creation != nullptr || array.state == State::dying,
                who + "allocated for nobody");
   check.expect(
@@ -61,11 +63,15 @@ void check_state(const Array& array, const std::string& who, Checker& check) {
 }
 
 void check_leases(const Array& array, const std::string& who, Sums& sums, Checker& check) {
-  std::uint64_t count = 0, writers = 0, payers = 0, handovers = 0;
+  std::uint64_t count = 0, writers = 0, payers = 0, handovers = 0, maps = 0, alone = 0;
   bool past_writers = false;
   for (const Lease* lease = array.leases.first(); lease != nullptr; lease = lease->next) {
     ++count;
-    const bool writer = lease->access == Access::write;
+    const bool writer = writes(lease->access);
+    maps += lease->session != nullptr && lease->access != Access::hold ? 1 : 0;
+    alone += lease->access == Access::exclusive ? 1 : 0;
+    check.expect((lease->access == Access::exclusive) == (array.exclusive == lease),
+                 who + "exclusive lease");
     writers += writer ? 1 : 0;
     check.expect(!(writer && past_writers), who + "a writer behind readers");
     past_writers = !writer;
@@ -84,10 +90,31 @@ void check_leases(const Array& array, const std::string& who, Sums& sums, Checke
   }
   check.same(array.lease_count, count, who + "leases");
   check.same(array.writer_count, writers, who + "writers");
+  check.same(array.map_count, maps, who + "leases that map");
+  check.expect(alone == 0 || maps == 1, who + "exclusive, yet shared");
+  check.expect(alone == 1 || array.exclusive == nullptr, who + "exclusive to nobody");
   check.same(array.charge_leases, payers, who + "leases of the payer");
   check.same(array.handovers.size(), handovers, who + "hand-over leases");
   sums.leases += count;
   sums.timers += handovers;
+}
+
+/// Who stands in line waits for something else as well, in a list of its own.
+void check_line(const Array& array, const std::string& who, Checker& check) {
+  const bool shared = array.state == State::mutable_ || array.state == State::broken;
+  check.expect(shared || array.line.empty(), who + "a line, yet not to be had");
+  std::uint64_t alone = 0;
+  for (const auto& [seq, waiter] : array.line) {
+    check.expect(waiter->seq == seq && waiter->line == &array && waiter->home != nullptr,
+                 who + "in line, yet not waiting");
+    const auto* job = std::get_if<AttachJob>(&waiter->job);
+    if (job == nullptr || job->spec.access != Access::exclusive) continue;
+    ++alone;
+    check.expect(array.exclusive_in_line.contains(seq), who + "a writer in line unknown");
+  }
+  check.same(array.exclusive_in_line.size(), alone, who + "writers in line");
+  check.expect(array.line.empty() || array.map_count > 0 || array.hard_seal,
+               who + "waited for in vain");
 }
 
 void check_array(const Registry::Impl& impl, const Array& array, Sums& sums, Checker& check) {
@@ -95,6 +122,7 @@ void check_array(const Registry::Impl& impl, const Array& array, Sums& sums, Che
   check.expect(impl.arrays.find(array.id) == &array, who + "not under its id");
   check_state(array, who, check);
   check_leases(array, who, sums, check);
+  check_line(array, who, check);
   if (array.entry != nullptr) {
     const NameEntry* entry = impl.find_entry(array.spec.name);
     const bool draft = array.state == State::draft;
@@ -151,6 +179,8 @@ void check_session(const Registry::Impl& impl, const Session& session, Sums& sum
                  who + "wait not in the index");
     check.expect(waiter->charged == (waiter->home != nullptr), who + "wait in no list");
     charged += waiter->charged ? 1U : 0U;
+    check.expect(waiter->line == nullptr || waiter->line->line.contains(waiter->seq),
+                 who + "wait in no line");
     sums.timers += waiter->deadline_ms != kNever ? 1U : 0U;
   }
   for (const auto& [key, lease] : session.leases) {

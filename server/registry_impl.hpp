@@ -43,8 +43,11 @@ struct Lease {
   std::uint64_t grants = 0;
   bool descriptor_sent = false;
   double since_s = 0;
-  std::int64_t grace_ms = 0;     ///< Hand-over only.
-  std::int64_t deadline_ms = 0;  ///< Hand-over only.
+  // Of a hand-over only.
+  std::int64_t grace_ms = 0;
+  std::int64_t deadline_ms = 0;
+  std::uint64_t pickled = 0, opened = 0;
+  std::int64_t from_pid = 0;  ///< Who pickled last.
   Lease *prev = nullptr, *next = nullptr;
   LinkedList<Lease>* home = nullptr;
 };
@@ -56,13 +59,14 @@ struct LeaseKey {
 };
 struct LeaseKeyHash {
   std::size_t operator()(const LeaseKey& key) const noexcept {
-    return std::hash<std::uint64_t>{}(key.id * 4 + static_cast<std::uint64_t>(key.access));
+    return std::hash<std::uint64_t>{}(key.id * 8 + static_cast<std::uint64_t>(key.access));
   }
 };
 
 // -- requests that wait: one job each ---------------------------------------------------------
 struct AttachJob {
   AttachSpec spec;  ///< By name, uid resolved; or by id.
+  bool stood_in_line = false;
 };
 struct NameJob {
   std::uint64_t newer_than = 0;
@@ -91,12 +95,14 @@ struct Waiter {
   std::int64_t deadline_ms = 0;  ///< kNever: none.
   bool charged = false;          ///< Counts as a wait of its user (not while the daemon works).
   NameEntry* entry = nullptr;    ///< Waits on this name.
+  Array* line = nullptr;         ///< Waits for its turn at this array, too.
   std::variant<AttachJob, NameJob, CachedJob, CreateJob, SealJob, AllocateJob, HardSealJob> job;
   Waiter *prev = nullptr, *next = nullptr;
   LinkedList<Waiter>* home = nullptr;
 };
 
 inline constexpr std::int64_t kNever = INT64_MAX;
+inline constexpr std::uint64_t kLastInLine = UINT64_MAX;  ///< Whoever asks for the first time.
 
 /// A seal that the kernel is asked about; the array takes no new writer meanwhile.
 struct HardSeal {
@@ -130,6 +136,8 @@ struct Array {
   LinkedList<Lease> leases;  ///< Writers first.
   std::uint64_t lease_count = 0;
   std::uint64_t writer_count = 0;
+  std::uint64_t map_count = 0;  ///< Leases that map: of sessions, and not only to hold.
+  Lease* exclusive = nullptr;
   std::vector<std::unique_ptr<Lease>> handovers;  ///< At most one per uid; also in `leases`.
   std::uint64_t charged = 0;                      ///< Bytes.
   std::uint32_t charge_uid = 0;                   ///< Who pays for them.
@@ -137,7 +145,10 @@ struct Array {
 
   LinkedList<Waiter> attach_waiters;
   LinkedList<Waiter> seal_waiters;
-  bool marked = false, wake_attach = false, wake_seal = false;
+  std::map<std::uint64_t, Waiter*> line;      ///< Who waits for a turn, by order of arrival.
+  std::set<std::uint64_t> exclusive_in_line;  ///< Those of them who want it alone.
+  std::optional<BrokenBy> broken;             ///< Iff the state is broken.
+  bool marked = false, wake_attach = false, wake_seal = false, wake_line = false;
 
   [[nodiscard]] bool has_option(std::uint16_t option) const { return (spec.options & option) != 0; }
 };
@@ -201,7 +212,9 @@ struct Timer {
 };
 
 /// What a request on a name or array comes to at this moment.
-struct MustWait {};
+struct MustWait {
+  Array* line = nullptr;  ///< For a turn at this array; null: for something else.
+};
 using Outcome = std::variant<Error, Array*, MustWait>;
 
 struct Registry::Impl {
@@ -265,6 +278,8 @@ struct Registry::Impl {
                std::uint32_t grants);
   void handover(Session& session, RequestId request, ArrayId id, std::uint64_t grace_ms);
   void extend_handover(Lease& lease, std::int64_t grace_ms);
+  static void count_opened(Array& array, std::uint32_t uid);
+  static std::uint64_t in_flight(const Lease& lease);
   void end_handover(Array& array, std::uint32_t uid);
   void settle_charge(Array& array);
 
@@ -303,11 +318,23 @@ struct Registry::Impl {
 
   // registry_attach.cpp
   void attach(Session& session, RequestId request, AttachSpec spec);
-  Outcome try_attach(Session& session, const AttachSpec& spec);
-  static Outcome by_state(Array& array, Access access);
-  void wait_to_attach(Session& session, RequestId request, const AttachSpec& spec);
+  /// `seq`: the waiter's, whose place in a line counts.
+  Outcome try_attach(Session& session, const AttachSpec& spec, std::uint64_t seq = kLastInLine);
+  static Outcome by_state(Array& array, const AttachSpec& spec);
+  void wait_to_attach(Session& session, RequestId request, const AttachSpec& spec, Array* line);
   void grant_attach(Session& session, RequestId request, Array& array, const AttachSpec& spec);
   void answer_attach(Waiter& waiter, const Outcome& outcome);
+
+  // registry_exclusive.cpp
+  static Outcome may_be_exclusive(Array& array, bool repair);
+  static Outcome by_turn(const Session& session, Array& array, Access access, std::uint64_t seq);
+  void stand_in_line(Waiter& waiter, Array* array);
+  void settle_line(Array& array);
+  void disband_line(Array& array);
+  void break_array(Array& array, const Identity& holder, bool gave_up);
+  void mend(Array& array);
+  static Error held(const Array& array, const Session& asking);
+  static Error broken(const Array& array);
 
   // registry_seal.cpp
   void seal(Session& session, RequestId request, ArrayId id, bool hard, std::int64_t wait_ms);
@@ -327,7 +354,8 @@ struct Registry::Impl {
   void cached(Session& session, RequestId request, const QualifiedName& asked,
               std::int64_t timeout_ms);
   void retry_cached(Waiter& waiter, NameEntry& entry, const QualifiedName& name);
-  Outcome try_cached(const Session& session, const QualifiedName& name) const;
+  Outcome try_cached(const Session& session, const QualifiedName& name,
+                     std::uint64_t seq = kLastInLine) const;
   void become_loader(Session& session, NameEntry& entry);
   void end_loader(NameEntry& entry);
   std::optional<Error> check_loader(const Session& session, const CreateSpec& spec) const;

@@ -14,6 +14,10 @@ Error no_lease(ArrayId id, Access access) {
                                                      "' on array " + std::to_string(id.raw));
 }
 
+bool maps(const Lease& lease) {
+  return lease.session != nullptr && lease.access != Access::hold;
+}
+
 }  // namespace
 
 Lease* Registry::Impl::find_lease(Session& session, ArrayId id, Access access) {
@@ -24,17 +28,21 @@ Lease* Registry::Impl::find_lease(Session& session, ArrayId id, Access access) {
 bool Registry::Impl::holds(const Session& session, ArrayId id) {
   return session.leases.contains({id.raw, Access::read}) ||
          session.leases.contains({id.raw, Access::write}) ||
-         session.leases.contains({id.raw, Access::copy});
+         session.leases.contains({id.raw, Access::copy}) ||
+         session.leases.contains({id.raw, Access::exclusive}) ||
+         session.leases.contains({id.raw, Access::hold});
 }
 
 void Registry::Impl::link(Lease& lease) {
   Array& array = *lease.array;
-  if (lease.access == Access::write) {
+  if (writes(lease.access)) {
     array.leases.push_front(lease);
     ++array.writer_count;
   } else {
     array.leases.push_back(lease);
   }
+  if (lease.access == Access::exclusive) array.exclusive = &lease;
+  if (maps(lease)) ++array.map_count;
   ++array.lease_count;
   ++lease_total;
   if (lease.uid == array.charge_uid) ++array.charge_leases;
@@ -43,7 +51,13 @@ void Registry::Impl::link(Lease& lease) {
 void Registry::Impl::unlink(Lease& lease) {
   Array& array = *lease.array;
   array.leases.remove(lease);
-  if (lease.access == Access::write) --array.writer_count;
+  if (writes(lease.access)) --array.writer_count;
+  if (lease.access == Access::exclusive) array.exclusive = nullptr;
+  if (maps(lease)) {
+    --array.map_count;
+    array.wake_line = true;
+    mark(array);
+  }
   --array.lease_count;
   --lease_total;
   if (lease.uid == array.charge_uid) --array.charge_leases;
@@ -91,13 +105,14 @@ void Registry::Impl::end_lease(Lease& lease) {
 // descriptor has yet to be sent, unless the session read the array before.
 void Registry::Impl::demote(Session& session, Array& array) {
   Lease* writer = find_lease(session, array.id, Access::write);
+  if (writer == nullptr) writer = find_lease(session, array.id, Access::exclusive);
   if (writer == nullptr) return;
   if (Lease* reader = find_lease(session, array.id, Access::read)) {
     reader->grants += writer->grants;
     end_lease(*writer);
     return;
   }
-  auto node = session.leases.extract({array.id.raw, Access::write});
+  auto node = session.leases.extract({array.id.raw, writer->access});
   unlink(*writer);
   writer->access = Access::read;
   writer->descriptor_sent = false;
@@ -113,7 +128,7 @@ void Registry::Impl::grant(Session& session, RequestId request, protocol::Op op,
   if (!taken) return reply(session, request, op, taken.error());
   Lease& lease = **taken;
   ++lease.grants;
-  const bool send = !lease.descriptor_sent && array.spec.bytes > 0;
+  const bool send = !lease.descriptor_sent && array.spec.bytes > 0 && access != Access::hold;
   lease.descriptor_sent = lease.descriptor_sent || send;
   reply(session, request, op, Grant{array.id, access, send});
 }
@@ -126,7 +141,7 @@ void Registry::Impl::segment(Session& session, RequestId request, ArrayId id, Ac
     return reply(session, request, protocol::Op::segment,
                  make_error(ErrorCode::aborted, "id: the draft was dropped by its creator"));
   }
-  const bool send = array.spec.bytes > 0;
+  const bool send = array.spec.bytes > 0 && access != Access::hold;
   lease->descriptor_sent = lease->descriptor_sent || send;
   reply(session, request, protocol::Op::segment, Grant{id, access, send});
 }
@@ -142,7 +157,10 @@ void Registry::Impl::release(Session& session, RequestId request, ArrayId id, Ac
                                 std::to_string(lease->grants) + " held"));
   }
   lease->grants -= grants;
-  if (lease->grants == 0) end_lease(*lease);
+  if (lease->grants == 0) {
+    if (access == Access::exclusive) mend(*lease->array);
+    end_lease(*lease);
+  }
   reply(session, request, protocol::Op::release, Done{});
 }
 
@@ -180,6 +198,8 @@ void Registry::Impl::handover(Session& session, RequestId request, ArrayId id,
   }
   const std::uint64_t grace = grace_ms == 0 ? protocol::kGraceMsDefault : grace_ms;
   extend_handover(**found, static_cast<std::int64_t>(grace));
+  ++(*found)->pickled;
+  (*found)->from_pid = session.identity.pid;
   reply(session, request, protocol::Op::handover, Done{});
 }
 
@@ -190,6 +210,21 @@ void Registry::Impl::extend_handover(Lease& lease, std::int64_t grace_ms) {
   timers.erase({lease.deadline_ms, TimerKind::handover, id, lease.uid});
   lease.deadline_ms = now.boot_ms + lease.grace_ms;
   timers.insert({lease.deadline_ms, TimerKind::handover, id, lease.uid});
+}
+
+std::uint64_t Registry::Impl::in_flight(const Lease& lease) {
+  return lease.pickled > lease.opened ? lease.pickled - lease.opened : 0;
+}
+
+// A handle was opened: most likely one that the same user had pickled.
+void Registry::Impl::count_opened(Array& array, std::uint32_t uid) {
+  Lease* other = nullptr;
+  for (const auto& lease : array.handovers) {
+    if (in_flight(*lease) == 0) continue;
+    other = lease.get();
+    if (lease->uid == uid) break;
+  }
+  if (other != nullptr) ++other->opened;
 }
 
 // REQUIRES: there is one of this user.

@@ -1,5 +1,6 @@
-// Names, versions and the end of arrays. The state of an array changes in three functions only:
-// publish() (draft → sealed or mutable, mutable → sealed), make_dying() and free_array().
+// Names, versions and the end of arrays. The state of an array changes in few functions only:
+// publish() and finish_seal() (draft → sealed or mutable, mutable or broken → sealed),
+// break_array() and mend() (mutable ⇄ broken), make_dying() and free_array().
 //
 // Versions: a name's first is above the namespace's floor, each next one above the last. Deleting
 // raises the floor, so that a waiter for "newer than v" is never fooled by a name made anew.
@@ -70,11 +71,16 @@ void Registry::Impl::settle_array(Array& array) {
     for (Waiter* waiter = array.attach_waiters.first(); waiter != nullptr;) {
       Waiter* next = waiter->next;
       const AttachSpec& spec = std::get<AttachJob>(waiter->job).spec;
-      const Outcome outcome = try_attach(*waiter->session, spec);
-      if (!std::holds_alternative<MustWait>(outcome)) answer_attach(*waiter, outcome);
+      const Outcome outcome = try_attach(*waiter->session, spec, waiter->seq);
+      if (const auto* wait = std::get_if<MustWait>(&outcome)) {
+        stand_in_line(*waiter, wait->line);
+      } else {
+        answer_attach(*waiter, outcome);
+      }
       waiter = next;
     }
   }
+  if (std::exchange(array.wake_line, false)) settle_line(array);
   if (std::exchange(array.wake_seal, false)) {
     for (Waiter* waiter = array.seal_waiters.first(); waiter != nullptr; waiter = waiter->next) {
       marked_seals.insert(waiter->seq);
@@ -151,9 +157,11 @@ void Registry::Impl::make_dying(Array& array) {
   clear_ttl(array);
   array.kept = false;
   array.state = State::dying;
+  array.broken.reset();
   while (!array.handovers.empty()) end_handover(array, array.handovers.back()->uid);
   answer_all(array.attach_waiters, error);
   answer_all(array.seal_waiters, error);
+  disband_line(array);
   if (array.creation != nullptr) {  // Its creator never heard of it, and cannot release it.
     Session& creator = *array.creation->session;
     answer(*array.creation, error);

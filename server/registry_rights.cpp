@@ -21,7 +21,7 @@ bool bits_allow(const Identity& who, std::uint32_t uid, std::uint32_t gid, std::
     bits = (perms >> 3U) & 7U;
   }
   // A writable map can be read: writing takes both bits.
-  const unsigned needed = access == Access::write ? 6U : 4U;
+  const unsigned needed = writes(access) ? 6U : 4U;
   return (bits & needed) == needed;
 }
 

@@ -23,8 +23,8 @@ Error Registry::Impl::busy(const Array& array, const Session* except) const {
   std::string text = "seal: " + label(array) + " is written by";
   std::set<std::int64_t> pids;
   std::size_t more = 0;
-  for (const Lease* lease = array.leases.first();
-       lease != nullptr && lease->access == Access::write; lease = lease->next) {
+  for (const Lease* lease = array.leases.first(); lease != nullptr && writes(lease->access);
+       lease = lease->next) {
     if (lease->session == except) continue;
     const Identity& who = lease->session->identity;
     if (pids.size() >= kPidsNamed) {
@@ -51,8 +51,11 @@ Outcome Registry::Impl::judge_seal(Session& session, const SealJob& job) {
   if (array->state == State::dying) return not_found(job.id);
   if (array->hard_seal) return MustWait{};
   if (array->state == State::sealed) return array;
-  const bool writes = find_lease(session, job.id, Access::write) != nullptr;
-  if (!writes || array->allocating) {
+  // Who has it alone may seal it; everybody else waits, before anything else is looked at.
+  const bool alone = find_lease(session, job.id, Access::exclusive) != nullptr;
+  if (array->exclusive != nullptr && !alone) return MustWait{};
+  const bool writer = alone || find_lease(session, job.id, Access::write) != nullptr;
+  if (!writer || array->allocating) {
     return make_error(ErrorCode::invalid_argument,
                       "seal: this session does not hold " + label(*array) + " for writing (r+)");
   }
@@ -113,6 +116,7 @@ void Registry::Impl::finish_seal(Array& array, SessionId session, Seal level) {
   array.seal = level;
   if (array.state == State::draft) publish(array, State::sealed);
   array.state = State::sealed;
+  array.broken.reset();
   if (Session* sealer = find_session(session)) demote(*sealer, array);
   array.wake_attach = array.wake_seal = true;
   mark(array);
@@ -167,12 +171,18 @@ void Registry::Impl::abort(Session& session, RequestId request, const Target& ta
 }
 
 // Drops a draft, and with it the caller's own write lease: one message is enough. Twice is fine.
+// Who has an array alone gives it up half-written.
 std::optional<Error> Registry::Impl::abort_draft(Session& session, ArrayId id) {
   Array* array = arrays.find(id);
   if (array == nullptr) return not_found(id);
+  if (Lease* alone = find_lease(session, id, Access::exclusive)) {
+    break_array(*array, session.identity, true);
+    end_lease(*alone);
+    return std::nullopt;
+  }
   if (!owns(session.identity, *array)) return denied(*array, "abort");
   if (array->state == State::dying && !array->aborted) return not_found(id);
-  if (array->state == State::sealed || array->state == State::mutable_) {
+  if (array->state != State::draft && array->state != State::dying) {
     return make_error(ErrorCode::invalid_argument, "abort: " + label(*array) + " is " +
                                                        std::string(to_string(array->state)) +
                                                        ", not a draft");

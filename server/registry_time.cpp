@@ -40,6 +40,10 @@ void Registry::Impl::expire(Waiter& waiter) {
   if (const auto* job = std::get_if<CreateJob>(&waiter.job)) {
     return answer(waiter, timed_out("no room in time; " + job->refusal));
   }
+  if (waiter.line != nullptr) {
+    const std::string who = held(*waiter.line, *waiter.session).text;
+    return answer(waiter, timed_out("passed; " + who.substr(who.find(": ") + 2)));
+  }
   answer(waiter, timed_out("passed while waiting"));
 }
 

@@ -59,6 +59,7 @@ void Registry::Impl::wait_on_name(Waiter& waiter, NameEntry& entry) {
 // Takes a waiter out of everything without an answer.
 void Registry::Impl::drop_waiter(Waiter& waiter) {
   if (waiter.home != nullptr) waiter.home->remove(waiter);
+  stand_in_line(waiter, nullptr);
   if (waiter.entry != nullptr) mark(*waiter.entry, false);
   if (waiter.deadline_ms != kNever) {
     timers.erase({waiter.deadline_ms, TimerKind::wait, waiter.seq, 0});
@@ -92,13 +93,15 @@ void Registry::Impl::retry_on_name(Waiter& waiter, NameEntry& entry) {
   Session& session = *waiter.session;
   const QualifiedName name{entry.uid, std::string(entry.name)};
   if (const auto* job = std::get_if<AttachJob>(&waiter.job)) {
-    Outcome outcome = try_attach(session, job->spec);
+    Outcome outcome = try_attach(session, job->spec, waiter.seq);
     // It waited for a draft, and that is gone. (Waiting for newer_than outlives drafts.)
-    if (entry.visible() == nullptr && job->spec.newer_than == 0) {
+    if (entry.visible() == nullptr && job->spec.newer_than == 0 && !job->stood_in_line) {
       outcome = make_error(ErrorCode::aborted,
                            "the draft of " + label(name) + " was dropped before it was sealed");
     }
-    if (!std::holds_alternative<MustWait>(outcome)) answer_attach(waiter, outcome);
+    const auto* wait = std::get_if<MustWait>(&outcome);
+    if (wait == nullptr) return answer_attach(waiter, outcome);
+    stand_in_line(waiter, wait->line);
   } else if (const auto* wait_job = std::get_if<NameJob>(&waiter.job)) {
     const Outcome outcome = try_wait(session, name, wait_job->newer_than);
     if (const auto* error = std::get_if<Error>(&outcome)) {

@@ -42,7 +42,7 @@ bool zero(const Field& field) noexcept {
 
 bool is_access(std::uint8_t value) noexcept {
   return value >= static_cast<std::uint8_t>(Access::read) &&
-         value <= static_cast<std::uint8_t>(Access::exclusive);
+         value <= static_cast<std::uint8_t>(Access::hold);
 }
 
 // What makes a request's fixed part malformed, beyond its length; null: nothing.
@@ -58,17 +58,17 @@ const char* fault(const SealRequest& r) noexcept {
   return r.hard <= 1 ? nullptr : "hard is neither 0 nor 1";
 }
 const char* fault(const AttachRequest& r) noexcept {
-  if (!is_access(r.access)) return "access is none of 1 to 4";
-  if (r.handover > 1) return "handover is neither 0 nor 1";
+  if (!is_access(r.access)) return "access is none of 1 to 5";
+  if ((r.options & ~kAttachOptions) != 0) return "unknown options";
   if (r.id != 0 && r.name_bytes != 0) return "both an id and a name are given";
   return nullptr;
 }
 const char* fault(const SegmentRequest& r) noexcept {
-  if (!is_access(r.access)) return "access is none of 1 to 4";
+  if (!is_access(r.access)) return "access is none of 1 to 5";
   return zero(r.reserved) ? nullptr : "reserved bytes are not zero";
 }
 const char* fault(const ReleaseRequest& r) noexcept {
-  if (!is_access(r.access)) return "access is none of 1 to 4";
+  if (!is_access(r.access)) return "access is none of 1 to 5";
   if (r.grants == 0) return "grants is 0";
   return zero(r.reserved) ? nullptr : "reserved bytes are not zero";
 }

@@ -13,11 +13,11 @@
 
 namespace shmstore {
 
-inline constexpr std::size_t kNdimMax = 64;           ///< Dimensions of one array.
-inline constexpr std::size_t kNameBytesMax = 255;     ///< Bytes of a name, without `~uid/`.
-inline constexpr std::size_t kDtypeBytesMax = 8192;   ///< Bytes of a dtype's text.
-inline constexpr std::size_t kAttrsBytesMax = 4096;   ///< Bytes of an array's attrs (JSON object).
-inline constexpr std::size_t kAlignment = 64;         ///< Alignment of an array's first byte.
+inline constexpr std::size_t kNdimMax = 64;          ///< Dimensions of one array.
+inline constexpr std::size_t kNameBytesMax = 255;    ///< Bytes of a name, without `~uid/`.
+inline constexpr std::size_t kDtypeBytesMax = 8192;  ///< Bytes of a dtype's text.
+inline constexpr std::size_t kAttrsBytesMax = 4096;  ///< Bytes of an array's attrs (JSON object).
+inline constexpr std::size_t kAlignment = 64;        ///< Alignment of an array's first byte.
 inline constexpr std::uint64_t kArrayBytesMax = std::uint64_t{1} << 56;  ///< Bytes of one array.
 inline constexpr std::uint16_t kPermsMax = 0666;      ///< Permission bits an array may have.
 inline constexpr std::uint16_t kPermsDefault = 0600;  ///< Private to its owner.
@@ -42,13 +42,19 @@ struct ArrayId {
   friend constexpr bool operator==(ArrayId, ArrayId) noexcept = default;
 };
 
-/// How a holder maps an array; numpy.memmap's letters.
+/// How a holder maps an array; numpy.memmap's letters, and two of our own.
 enum class Access : std::uint8_t {
   read = 1,       ///< "r": shared, read-only.
   write = 2,      ///< "r+": shared, read and write.
   copy = 3,       ///< "c": private copy-on-write; changes stay in the process.
-  exclusive = 4,  ///< Reserved for exclusive hand-over; refused by this version.
+  exclusive = 4,  ///< "x": read and write while no other process maps the (mutable) array.
+  hold = 5,       ///< "h": keeps the array alive without mapping it.
 };
+
+/// Whether what is written with this access reaches the array.
+[[nodiscard]] constexpr bool writes(Access access) noexcept {
+  return access == Access::write || access == Access::exclusive;
+}
 
 [[nodiscard]] constexpr std::string_view to_string(Access access) noexcept {
   switch (access) {
@@ -56,18 +62,19 @@ enum class Access : std::uint8_t {
     case Access::write: return "r+";
     case Access::copy: return "c";
     case Access::exclusive: return "x";
+    case Access::hold: return "h";
   }
   return "?";
 }
 
 /// Life of an array. Comments name the next states.
 enum class State : std::uint8_t {
-  draft = 1,        ///< Being filled by its creator and co-writers → sealed, dying.
-  sealed = 2,       ///< Immutable → dying.
-  mutable_ = 3,     ///< Shared read-write → sealed, dying.
-  dying = 4,        ///< No name, no new attach; the memory waits for its holders → gone.
-  gone = 5,         ///< Id retired. Never seen by clients.
-  broken = 6,       ///< Reserved: its exclusive writer died half-way.
+  draft = 1,     ///< Being filled by its creator and co-writers → sealed, dying.
+  sealed = 2,    ///< Immutable → dying.
+  mutable_ = 3,  ///< Shared read-write → sealed, broken, dying.
+  dying = 4,     ///< No name, no new attach; the memory waits for its holders → gone.
+  gone = 5,      ///< Id retired. Never seen by clients.
+  broken = 6,    ///< Its exclusive writer died half-way → mutable, sealed, dying.
 };
 
 [[nodiscard]] constexpr std::string_view to_string(State state) noexcept {
@@ -89,7 +96,10 @@ enum class Seal : std::uint8_t {
   hard = 2,  ///< Nobody: the kernel refuses (F_SEAL_WRITE).
 };
 
-enum class Order : std::uint8_t { c = 0, f = 1 };
+enum class Order : std::uint8_t {
+  c = 0,
+  f = 1
+};
 
 /// A name and the namespace it lives in. There is one namespace per user id.
 struct QualifiedName {

@@ -72,21 +72,22 @@ struct ConnectOptions {
 
 struct CreateOptions {
   Order order = Order::c;
-  bool is_mutable = false;            ///< Shared read-write at once, no seal needed.
-  bool keep = false;                  ///< The name pins the array when nobody holds it.
+  bool is_mutable = false;                       ///< Shared read-write at once, no seal needed.
+  bool keep = false;                             ///< The name pins the array when nobody holds it.
   std::optional<std::chrono::milliseconds> ttl;  ///< With keep: delete after this long.
-  std::uint16_t perms = kPermsDefault;  ///< Bits of 0666; others' bits make the seal hard.
-  std::string attrs;                  ///< A JSON object, at most 4096 bytes; empty: {}.
-  bool replace = false;               ///< Publish over an older version at seal, atomically.
-  bool hard = false;                  ///< Seal hard: F_SEAL_WRITE, nobody can write any more.
-  Timeout timeout = kDoNotWait;       ///< Wait for capacity or quota.
-  bool late = false;                  ///< Reserved for the fast path; no effect.
+  std::uint16_t perms = kPermsDefault;           ///< Bits of 0666; others' bits make the seal hard.
+  std::string attrs;                             ///< A JSON object, at most 4096 bytes; empty: {}.
+  bool replace = false;          ///< Publish over an older version at seal, atomically.
+  bool hard = false;             ///< Seal hard: F_SEAL_WRITE, nobody can write any more.
+  Timeout timeout = kDoNotWait;  ///< Wait for capacity or quota.
+  bool late = false;             ///< Reserved for the fast path; no effect.
 };
 
 struct AttachOptions {
-  Access access = Access::read;     ///< read, write ("r+") or copy ("c").
-  Timeout timeout = kWaitForever;   ///< Bounds the wait for a draft, or for newer_than.
-  std::uint64_t newer_than = 0;     ///< Wait for a version above this one.
+  Access access = Access::read;    ///< read, write ("r+"), copy ("c"), exclusive or hold.
+  Timeout timeout = kWaitForever;  ///< Bounds the wait for a draft, for newer_than, for a turn.
+  std::uint64_t newer_than = 0;    ///< Wait for a version above this one.
+  bool repair = false;             ///< With exclusive: of a broken array, too.
 };
 
 struct SealOptions {
@@ -110,7 +111,7 @@ struct ArrayInfo {
   std::vector<std::uint64_t> shape;
   std::string order;  ///< "C" or "F"
   std::uint64_t nbytes = 0;
-  std::string state;  ///< "draft", "sealed", "mutable", "dying"
+  std::string state;   ///< "draft", "sealed", "mutable", "broken", "dying"
   std::string sealed;  ///< "soft", "hard" or ""
   std::uint64_t version = 0;
   std::string perms;  ///< "0600"
@@ -127,7 +128,7 @@ struct Holder {
   std::int64_t pid = 0;  ///< 0 for a hand-over lease.
   std::string command;   ///< As /proc/pid/comm; "hand-over" for a hand-over lease.
   std::uint32_t uid = 0;
-  std::string access;  ///< "r", "r+", "c"
+  std::string access;  ///< "r", "r+", "c", "x", "h"
   double since = 0;    ///< Unix time, seconds.
 };
 
@@ -155,7 +156,8 @@ struct StoreStatus {
 };
 
 struct Event {
-  std::string event;  ///< "created", "sealed", "deleted", "kept", "unkept", "lost"
+  std::string event;  ///< "created", "sealed", "deleted", "kept", "unkept", "broken", "repaired",
+                      ///< "lost"
   std::string name;
   std::string id;
   std::uint64_t version = 0;
@@ -300,9 +302,16 @@ class Client {
                            std::span<const std::uint64_t> shape, std::span<const std::byte> bytes,
                            const CreateOptions& options = {});
   /// Attaches by name. A missing name is not_found at once; a draft is waited for (access read or
-  /// copy) or joined as co-writer (access write).
+  /// copy) or joined as co-writer (access write). Access hold maps nothing: data() is null.
+  ///
+  /// Access exclusive, of mutable arrays: reads and writes while no other process maps the array.
+  /// While others do, or one has it alone, an attach of any access waits for its turn, in order of
+  /// arrival, or is busy (timeout 0; and at once when it would wait for this process itself). The
+  /// release hands the array over with all that was written. If the process dies before that, the
+  /// array is broken: attaches are aborted, until somebody attaches with `repair` and releases it.
+  /// A forked child does not inherit the map of an exclusive handle.
   /// Errors: not_found, permission_denied, timed_out, invalid_argument (write to a sealed array),
-  /// aborted (the draft waited for was dropped).
+  /// aborted (the draft waited for was dropped; the array is broken), busy.
   Result<AnyArray> attach_any(std::string_view name, const AttachOptions& options = {});
   /// Attaches by id; `store_id` 0 means this store. A handle of an earlier store is not_found.
   /// `from_handle` renews the array's hand-over lease.

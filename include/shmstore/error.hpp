@@ -31,12 +31,19 @@ enum class ErrorCode : std::uint16_t {
   internal = 13,          ///< A bug of shmstore.
 };
 
-inline constexpr std::array<ErrorCode, 13> kErrorCodes = {
-    ErrorCode::not_found,        ErrorCode::already_exists, ErrorCode::permission_denied,
-    ErrorCode::no_capacity,      ErrorCode::quota_exceeded, ErrorCode::timed_out,
-    ErrorCode::busy,             ErrorCode::not_sealed,     ErrorCode::aborted,
-    ErrorCode::invalid_argument, ErrorCode::protocol_error, ErrorCode::disconnected,
-    ErrorCode::internal};
+inline constexpr std::array<ErrorCode, 13> kErrorCodes = {ErrorCode::not_found,
+                                                          ErrorCode::already_exists,
+                                                          ErrorCode::permission_denied,
+                                                          ErrorCode::no_capacity,
+                                                          ErrorCode::quota_exceeded,
+                                                          ErrorCode::timed_out,
+                                                          ErrorCode::busy,
+                                                          ErrorCode::not_sealed,
+                                                          ErrorCode::aborted,
+                                                          ErrorCode::invalid_argument,
+                                                          ErrorCode::protocol_error,
+                                                          ErrorCode::disconnected,
+                                                          ErrorCode::internal};
 
 /// The code as text, as `shmctl` and the JSON of the admin plane print it: "not_found", …
 [[nodiscard]] constexpr std::string_view to_string(ErrorCode code) noexcept {
@@ -80,8 +87,7 @@ struct Error {
 class BadResult : public std::exception {
  public:
   explicit BadResult(Error error)
-      : error_(std::move(error)),
-        what_(std::string(to_string(error_.code)) + ": " + error_.text) {}
+      : error_(std::move(error)), what_(std::string(to_string(error_.code)) + ": " + error_.text) {}
   [[nodiscard]] const char* what() const noexcept override { return what_.c_str(); }
   [[nodiscard]] const Error& error() const noexcept { return error_; }
 

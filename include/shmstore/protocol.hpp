@@ -37,7 +37,7 @@ inline constexpr std::uint16_t kMajor = 1;
 inline constexpr std::uint16_t kMinor = 0;
 inline constexpr std::uint64_t kFeatures = 0;  ///< Feature bits this version knows: none yet.
 
-inline constexpr std::uint32_t kFrameBytesMax = 65536;    ///< Header and body of one message.
+inline constexpr std::uint32_t kFrameBytesMax = 65536;     ///< Header and body of one message.
 inline constexpr std::uint32_t kErrorTextBytesMax = 1024;  ///< Text of an error reply.
 inline constexpr std::uint32_t kJsonDepthMax = 8;          ///< Nesting of an admin document.
 inline constexpr std::uint32_t kListLimitMax = 128;        ///< Arrays in one page of `list`.
@@ -48,28 +48,31 @@ inline constexpr std::uint64_t kGraceMsDefault = 60'000;  ///< Life of a hand-ov
 inline constexpr std::uint64_t kGraceMsMax = 3'600'000;
 
 enum class Op : std::uint16_t {
-  hello = 1,         ///< HelloRequest → HelloReply.
-  ping = 2,          ///< Empty both ways: the bare cost of a round trip.
-  create = 3,        ///< CreateRequest → ArrayBody with a writable descriptor. A draft, or mutable.
-  seal = 4,          ///< SealRequest → SealReply. The session's write lease becomes a read lease.
-  attach = 5,        ///< AttachRequest → ArrayBody. By name or by id.
-  segment = 6,       ///< SegmentRequest → ArrayBody, always with the descriptor. Idempotent.
-  release = 7,       ///< ReleaseRequest → empty. Gives back grants of one lease.
-  cached = 8,        ///< CachedRequest → ArrayBody; role says array or loader.
-  wait = 9,          ///< WaitRequest → WaitReply.
-  cancel = 10,       ///< CancelRequest → empty, after the reply of the request it names
-                     ///< (`aborted`, unless that reply was under way already).
-  abort = 11,        ///< AbortRequest → empty. Drops a draft, or gives up a loader's role.
-  handover = 12,     ///< HandoverRequest → empty. Takes or renews the hand-over lease.
-  fork = 13,         ///< Reserved for the fast path: protocol_error.
-  put_batch = 14,    ///< Reserved: protocol_error.
-  attach_batch = 15, ///< Reserved: protocol_error.
+  hello = 1,       ///< HelloRequest → HelloReply.
+  ping = 2,        ///< Empty both ways: the bare cost of a round trip.
+  create = 3,      ///< CreateRequest → ArrayBody with a writable descriptor. A draft, or mutable.
+  seal = 4,        ///< SealRequest → SealReply. The session's write lease becomes a read lease.
+  attach = 5,      ///< AttachRequest → ArrayBody. By name or by id.
+  segment = 6,     ///< SegmentRequest → ArrayBody, always with the descriptor (but of a lease
+                   ///< that only holds). Idempotent.
+  release = 7,     ///< ReleaseRequest → empty. Gives back grants of one lease.
+  cached = 8,      ///< CachedRequest → ArrayBody; role says array or loader.
+  wait = 9,        ///< WaitRequest → WaitReply.
+  cancel = 10,     ///< CancelRequest → empty, after the reply of the request it names
+                   ///< (`aborted`, unless that reply was under way already).
+  abort = 11,      ///< AbortRequest → empty. Drops a draft, gives up a loader's role, or an
+                   ///< exclusive lease, half-written: the array is broken.
+  handover = 12,   ///< HandoverRequest → empty. Takes or renews the hand-over lease.
+  fork = 13,       ///< Reserved for the fast path: protocol_error.
+  put_batch = 14,  ///< Reserved: protocol_error.
+  attach_batch = 15,  ///< Reserved: protocol_error.
 
   // Admin plane. TARGET is {"name": "x" or "~uid/x"} or {"id": "decimal", "store_id"?: "decimal"}.
   list = 64,       ///< {"prefix"?, "uid"?, "cursor"?, "limit"?}
                    ///< → {"arrays": [INFO], "cursor": str|null}; a page may be short or empty.
   info = 65,       ///< TARGET → INFO
-  holders = 66,    ///< TARGET → {"holders": [{pid, command, uid, access, since}]}
+  holders = 66,    ///< TARGET → {"holders": [{pid, command, uid, access, since}]}; of pickled
+                   ///< handles also in_flight, from_pid
   status = 67,     ///< {} → see interface: capacity, used, pooled, arrays, sessions, fds, …
   keep = 68,       ///< TARGET + {"ttl_s"?: number} → INFO
   unkeep = 69,     ///< TARGET → {}
@@ -81,8 +84,9 @@ enum class Op : std::uint16_t {
   gc = 75,         ///< {} → {"freed_bytes": n, "pinned_bytes": n}. Probes and frees what is free.
   quotas = 76,     ///< {"uid"?: n, "bytes_max"?: n, "arrays_max"?: n} → the uid's quota.
                    ///< To set: root or the daemon's own user only.
-  event = 127,     ///< Daemon → client only: {"event": "created|sealed|deleted|kept|unkept|lost",
-                   ///< "name", "id", "version", "state", "uid"}; "lost": events were dropped.
+  event = 127,     ///< Daemon → client only: {"event": "created|sealed|deleted|kept|unkept|
+                   ///< broken|repaired|lost", "name", "id", "version", "state", "uid"}; "lost":
+                   ///< events were dropped.
 };
 
 /// Flags of a header.
@@ -102,7 +106,7 @@ struct HelloRequest {
   std::uint16_t minor = kMinor;
   std::uint64_t features_required = 0;  ///< An unknown bit here is a clean refusal.
   std::uint64_t features_wanted = 0;
-  std::uint8_t token[16] = {};          ///< Zero: a new session. Resuming comes with restart.
+  std::uint8_t token[16] = {};  ///< Zero: a new session. Resuming comes with restart.
   std::uint64_t reserved[3] = {};
 };
 
@@ -110,12 +114,12 @@ struct HelloReply {
   std::uint32_t magic = kMagic;
   std::uint16_t major = kMajor;
   std::uint16_t minor = kMinor;
-  std::uint64_t features = 0;         ///< Wanted or required features that are in force.
-  std::uint64_t store_id = 0;         ///< Random per store; part of every handle.
-  std::uint8_t token[16] = {};        ///< Names this session for a later resume.
-  std::uint32_t uid = 0;              ///< The caller, as the daemon knows it.
+  std::uint64_t features = 0;   ///< Wanted or required features that are in force.
+  std::uint64_t store_id = 0;   ///< Random per store; part of every handle.
+  std::uint8_t token[16] = {};  ///< Names this session for a later resume.
+  std::uint32_t uid = 0;        ///< The caller, as the daemon knows it.
   std::uint32_t daemon_pid = 0;
-  std::uint32_t table_bytes = 0;      ///< Room for the ref table whose fd comes later; 0: none.
+  std::uint32_t table_bytes = 0;  ///< Room for the ref table whose fd comes later; 0: none.
   std::uint32_t grace_ms_default = 0;
   std::uint64_t reserved[3] = {};
 };
@@ -130,9 +134,9 @@ inline constexpr std::uint16_t kCreateOptions = 0x1f;
 
 /// Tail: u64 dims[ndim], name, dtype, attrs.
 struct CreateRequest {
-  std::uint64_t bytes = 0;       ///< Must equal itemsize × shape.
-  std::int64_t timeout_ms = 0;   ///< How long to wait for capacity or quota; 0 never.
-  std::uint64_t ttl_ms = 0;      ///< With keep: life in CLOCK_BOOTTIME; 0 no limit.
+  std::uint64_t bytes = 0;      ///< Must equal itemsize × shape.
+  std::int64_t timeout_ms = 0;  ///< How long to wait for capacity or quota; 0 never.
+  std::uint64_t ttl_ms = 0;     ///< With keep: life in CLOCK_BOOTTIME; 0 no limit.
   std::uint32_t ns_uid = QualifiedName::kOwn;
   std::uint16_t name_bytes = 0;  ///< 0: anonymous.
   std::uint16_t dtype_bytes = 0;
@@ -144,7 +148,10 @@ struct CreateRequest {
 };
 
 /// What role a `cached` caller got.
-enum class Role : std::uint8_t { array = 0, loader = 1 };
+enum class Role : std::uint8_t {
+  array = 0,
+  loader = 1
+};
 
 /// Options bits of an ArrayBody.
 inline constexpr std::uint16_t kArrayKept = 1U << 0U;
@@ -189,16 +196,26 @@ struct SealReply {
   std::uint8_t reserved[6] = {};
 };
 
+/// Options of an AttachRequest.
+inline constexpr std::uint8_t kAttachHandover = 1U << 0U;  ///< By a pickled handle: renews its
+                                                           ///< hand-over lease.
+inline constexpr std::uint8_t kAttachRepair = 1U << 1U;    ///< Exclusive: of a broken array, too.
+inline constexpr std::uint8_t kAttachOptions = 0x03;
+
+/// Exclusive access: the array is mutable, and nobody else maps it. Who has to wait for it, or for
+/// an exclusive holder, is served in order of arrival; without a timeout the reply is busy and
+/// names the holders. The release hands over; a session that ends instead leaves the array broken,
+/// and attaches are aborted until one with kAttachRepair has been released.
 /// Tail: name (empty when id is given).
 struct AttachRequest {
   std::uint64_t id = 0;          ///< 0: by name.
   std::uint64_t store_id = 0;    ///< With an id from a handle: its store; 0: not checked.
   std::uint64_t newer_than = 0;  ///< By name: wait for a version above this one; 0: any.
-  std::int64_t timeout_ms = 0;   ///< Bounds the wait for a draft, or for newer_than.
+  std::int64_t timeout_ms = 0;   ///< Bounds the wait for a draft, for newer_than, for a turn.
   std::uint32_t ns_uid = QualifiedName::kOwn;
   std::uint16_t name_bytes = 0;
-  std::uint8_t access = 0;    ///< Access
-  std::uint8_t handover = 0;  ///< 1: came by a pickled handle; renews its hand-over lease.
+  std::uint8_t access = 0;   ///< Access
+  std::uint8_t options = 0;  ///< kAttach…
 };
 
 struct SegmentRequest {
@@ -245,7 +262,8 @@ struct CancelRequest {
   std::uint64_t request = 0;  ///< Unknown or answered: no error.
 };
 
-/// Tail: name. By id: drop this draft. By name (id 0): give up the loader's role for it.
+/// Tail: name. By id: drop this draft, or leave what is held exclusively broken. By name (id 0):
+/// give up the loader's role for it.
 struct AbortRequest {
   std::uint64_t id = 0;
   std::uint32_t ns_uid = QualifiedName::kOwn;

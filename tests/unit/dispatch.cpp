@@ -326,8 +326,6 @@ TEST_CASE("dispatch: values that make no sense are invalid_argument, the text na
   request.timeout_ms = 0;
   request.ttl_ms = 5;
   CHECK(refused(request, 1, "a", "<f8", "") == "ttl");
-  CHECK(bench.ask(session, Op::attach, Bench::attach_text("x", Access::exclusive))
-            .is(ErrorCode::invalid_argument));
   HandoverRequest handover{1, kGraceMsMax + 1};
   CHECK(bench.ask(session, Op::handover, Bench::text_of(handover)).is(ErrorCode::invalid_argument));
   CHECK(bench.store.segments() == 0);

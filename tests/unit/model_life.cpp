@@ -64,7 +64,8 @@ void Store::die(Key key) {
     fail(array.creation, code);
     array.creation = 0;
     for (std::size_t i = array.leases.size(); i-- > 0;) {
-      if (array.leases[i].session == array.creator) end_lease(key, i);
+      const Lease& lease = array.leases[i];
+      if (lease.session == array.creator && lease.access == Access::write) end_lease(key, i);
     }
   }
   settle_payer(array);
@@ -102,11 +103,21 @@ void Store::leave(Session session) {
   }
   for (auto& [key, array] : arrays) {
     for (std::size_t i = array.leases.size(); i-- > 0;) {
-      if (i < array.leases.size() && array.leases[i].session == session) end_lease(key, i);
+      if (i >= array.leases.size() || array.leases[i].session != session) continue;
+      if (array.leases[i].access == Access::exclusive) break_array(key);
+      end_lease(key, i);
     }
   }
   sessions.erase(session);
   settle();
+}
+
+// Its exclusive holder went away.
+void Store::break_array(Key key) {
+  Array& array = arrays.at(key);
+  if (array.state != State::mutable_ && array.state != State::broken) return;
+  array.state = State::broken;
+  if (array.named) event("broken", key);
 }
 
 // -- seal -----------------------------------------------------------------------------------------
@@ -145,7 +156,9 @@ void Store::finish_seal(Key key, Session session, Seal level) {
   array.state = State::sealed;
   array.seal = level;
   array.seals_sleep = false;
-  if (Lease* writer = lease_of(session, key, Access::write)) {
+  Lease* writer = lease_of(session, key, Access::write);
+  if (writer == nullptr) writer = lease_of(session, key, Access::exclusive);
+  if (writer != nullptr) {
     Lease moved = *writer;
     array.leases.erase(array.leases.begin() + (writer - array.leases.data()));
     if (Lease* reader = lease_of(session, key, Access::read)) {

@@ -27,7 +27,7 @@ void Store::grant(Session session, Request request, Key key, Access access) {
   Lease* lease = lease_of(session, key, access);
   if (lease == nullptr) {
     const Lease fresh{session, sessions.at(session).uid, access};
-    const auto place = access == Access::write ? array.leases.begin() : array.leases.end();
+    const auto place = writes(access) ? array.leases.begin() : array.leases.end();
     lease = &*array.leases.insert(place, fresh);
   }
   ++lease->grants;
@@ -35,7 +35,7 @@ void Store::grant(Session session, Request request, Key key, Access access) {
   answer.kind = Kind::grant;
   answer.array = key;
   answer.access = access;
-  answer.descriptor = !lease->sent && array.spec.bytes > 0;
+  answer.descriptor = !lease->sent && array.spec.bytes > 0 && access != Access::hold;
   lease->sent = lease->sent || answer.descriptor;
   say(request, answer);
 }
@@ -74,22 +74,25 @@ void Store::request(const Wait& wait, std::int64_t timeout_ms, ErrorCode at_once
   } else if (verdict.is == Verdict::Is::go) {
     perform(wait, verdict.array);
   } else if (timeout_ms == 0) {
-    fail(wait.request, at_once);
+    fail(wait.request, verdict.turn ? ErrorCode::busy : at_once);
   } else {
     waits.push_back(wait);
+    waits.back().asked = true;
+    waits.back().stood = verdict.turn;
   }
   settle();
 }
 
 void Store::attach(Session session, Request id, Key array, Name name, Access access,
-                   std::uint64_t newer_than, std::int64_t timeout_ms, bool renew) {
-  if (access == Access::exclusive || (array != -1 && newer_than > 0)) {
+                   std::uint64_t newer_than, std::int64_t timeout_ms, bool renew, bool repair) {
+  if ((repair && access != Access::exclusive) || (array != -1 && newer_than > 0)) {
     fail(id, ErrorCode::invalid_argument);
     return settle();
   }
   Wait wait{id, session, Wait::On::attach, deadline(timeout_ms), std::move(name), array, access};
   wait.newer_than = newer_than;
   wait.renew = renew;
+  wait.repair = repair;
   request(wait, timeout_ms, ErrorCode::timed_out);
 }
 
@@ -216,7 +219,7 @@ void Store::segment(Session session, Request request, Key key, Access access) {
     answer.kind = Kind::grant;
     answer.array = key;
     answer.access = access;
-    answer.descriptor = arrays.at(key).spec.bytes > 0;
+    answer.descriptor = arrays.at(key).spec.bytes > 0 && access != Access::hold;
     lease->sent = lease->sent || answer.descriptor;
     say(request, answer);
   }
@@ -232,6 +235,11 @@ void Store::release(Session session, Request request, Key key, Access access,
   }
   lease->grants -= grants;
   if (lease->grants == 0) {
+    Array& array = arrays.at(key);
+    if (access == Access::exclusive && array.state == State::broken) {
+      array.state = State::mutable_;
+      if (array.named) event("repaired", key);
+    }
     end_lease(key, static_cast<std::size_t>(lease - arrays.at(key).leases.data()));
   }
   say(request, {});
@@ -301,12 +309,18 @@ void Store::abort(Session session, Request request, Key key, const Name& name) {
     }
   }
   const auto found = arrays.find(key);
+  if (Lease* alone = lease_of(session, key, Access::exclusive)) {
+    break_array(key);
+    end_lease(key, static_cast<std::size_t>(alone - found->second.leases.data()));
+    say(request, {});
+    return settle();
+  }
   const auto refused = [&]() -> std::optional<ErrorCode> {
     if (found == arrays.end()) return ErrorCode::not_found;
     const Array& array = found->second;
     if (!owns(session, array)) return ErrorCode::permission_denied;
     if (array.state == State::dying && !array.aborted) return ErrorCode::not_found;
-    const bool complete = array.state == State::sealed || array.state == State::mutable_;
+    const bool complete = array.state != State::draft && array.state != State::dying;
     return complete ? std::optional(ErrorCode::invalid_argument) : std::nullopt;
   }();
   if (refused) {

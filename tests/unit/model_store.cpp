@@ -17,7 +17,7 @@ bool Store::may(Session session, const Array& array, Access access) const {
   if (who.uid == array.owner) shift = 6;
   const int bits = (array.spec.perms >> shift) & 7;
   const bool readable = (bits & 4) != 0, writable = (bits & 2) != 0;
-  return access == Access::write ? readable && writable : readable;
+  return writes(access) ? readable && writable : readable;
 }
 
 bool Store::owns(Session session, const Array& array) const {
@@ -62,7 +62,7 @@ bool Store::holds(Session session, Key array) const {
 
 std::uint64_t Store::writers(const Array& array) const {
   std::uint64_t found = 0;
-  for (const Lease& lease : array.leases) found += lease.access == Access::write ? 1U : 0U;
+  for (const Lease& lease : array.leases) found += writes(lease.access) ? 1U : 0U;
   return found;
 }
 
@@ -133,9 +133,10 @@ bool Store::settle_waits(bool on_names, Wait::On only) {
     if (!on_names && wait.on != only) continue;
     if (wait.on == Wait::On::seal && arrays.at(wait.array).seals_sleep) continue;
     Verdict verdict = attempt(wait);
-    const bool lost_draft =
-        wait.on == Wait::On::attach && on_names && wait.newer_than == 0 && visible(wait.name) < 0;
+    const bool lost_draft = wait.on == Wait::On::attach && on_names && wait.newer_than == 0 &&
+                            !wait.stood && visible(wait.name) < 0;
     if (lost_draft) verdict = fails(ErrorCode::aborted);
+    waits[i].stood = waits[i].stood || verdict.turn;
     if (verdict.is == Verdict::Is::wait) continue;
     waits.erase(waits.begin() + static_cast<std::ptrdiff_t>(i));
     if (verdict.is == Verdict::Is::error) {

@@ -100,7 +100,9 @@ struct Wait {
   Key array = -1;  ///< Attach by id, seal.
   Access access = Access::read;
   std::uint64_t newer_than = 0;
-  bool renew = false, hard = false;
+  bool renew = false, hard = false, repair = false;
+  bool asked = false;  ///< Not for the first time.
+  bool stood = false;  ///< For a turn at an array, once.
   server::CreateSpec spec{};
 };
 
@@ -123,7 +125,7 @@ class Store {
   void create(Session session, Request request, server::CreateSpec spec);
   void seal(Session session, Request request, Key array, bool hard, std::int64_t wait_ms);
   void attach(Session session, Request request, Key array, Name name, Access access,
-              std::uint64_t newer_than, std::int64_t timeout_ms, bool renew);
+              std::uint64_t newer_than, std::int64_t timeout_ms, bool renew, bool repair);
   void segment(Session session, Request request, Key array, Access access);
   void release(Session session, Request request, Key array, Access access, std::uint32_t grants);
   void cached(Session session, Request request, const Name& name, std::int64_t timeout_ms);
@@ -191,8 +193,10 @@ class Store {
     Is is = Is::wait;
     ErrorCode code = ErrorCode::internal;
     Key array = -1;
+    bool turn = false;  ///< Waits for those who hold the array.
   };
   static Verdict must_wait() { return {}; }
+  static Verdict waits_for_turn() { return {Verdict::Is::wait, ErrorCode::internal, -1, true}; }
   static Verdict fails(ErrorCode code) { return {Verdict::Is::error, code, -1}; }
   static Verdict goes(Key array) { return {Verdict::Is::go, ErrorCode::internal, array}; }
 
@@ -206,6 +210,10 @@ class Store {
   std::uint64_t writers(const Array& array) const;
 
   Verdict try_attach(const Wait& wait) const;
+  Verdict try_access(const Wait& wait, Key key) const;
+  Verdict try_turn(const Wait& wait, Key key) const;
+  bool stands_in_line(const Wait& wait, Key key) const;
+  void break_array(Key array);
   Verdict try_wait(const Wait& wait) const;
   Verdict try_cached(const Wait& wait) const;
   Verdict try_seal(const Wait& wait);

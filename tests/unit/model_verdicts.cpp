@@ -1,6 +1,8 @@
 // What a request comes to at this moment: an error, a wait, or an array.
 #include "tests/unit/model_store.hpp"
 
+#include <algorithm>
+
 namespace shmstore::model {
 
 using namespace shmstore::protocol;
@@ -21,13 +23,61 @@ Store::Verdict Store::try_attach(const Wait& wait) const {
   if (!may(wait.session, array, wait.access)) return fails(ErrorCode::permission_denied);
   if (wait.newer_than > 0 && array.version <= wait.newer_than) return must_wait();
   if (array.aborted && holds(wait.session, key)) return fails(ErrorCode::aborted);
-  const bool writes = wait.access == Access::write;
   if (array.state == State::dying) return fails(ErrorCode::not_found);
-  if (array.state == State::sealed) {
-    return writes ? fails(ErrorCode::invalid_argument) : goes(key);
+  return wait.access == Access::hold ? goes(key) : try_access(wait, key);
+}
+
+// By an access that maps, to an array that is not dying.
+Store::Verdict Store::try_access(const Wait& wait, Key key) const {
+  const Array& array = arrays.at(key);
+  const bool alone = wait.access == Access::exclusive, writer = wait.access == Access::write;
+  switch (array.state) {
+    case State::draft:
+      if (alone) return fails(ErrorCode::invalid_argument);
+      return writer && !array.allocating && !array.asking_kernel ? goes(key) : must_wait();
+    case State::sealed: return alone || writer ? fails(ErrorCode::invalid_argument) : goes(key);
+    case State::broken:
+      return alone && wait.repair ? try_turn(wait, key) : fails(ErrorCode::aborted);
+    default: break;
   }
-  if (writes && (array.allocating || array.asking_kernel)) return must_wait();
-  return writes || array.state == State::mutable_ ? goes(key) : must_wait();
+  if (array.asking_kernel && (alone || writer)) return waits_for_turn();
+  return try_turn(wait, key);
+}
+
+// Would wait for a turn at this array if it cannot go.
+bool Store::stands_in_line(const Wait& wait, Key key) const {
+  if (wait.on != Wait::On::attach && wait.on != Wait::On::cached) return false;
+  if ((wait.array == -1 ? visible(wait.name) : wait.array) != key) return false;
+  return wait.newer_than == 0 || arrays.at(key).version > wait.newer_than;
+}
+
+Store::Verdict Store::try_turn(const Wait& wait, Key key) const {
+  const Array& array = arrays.at(key);
+  bool own = false, own_alone = false, others_alone = false, mapped = false;
+  for (const Lease& lease : array.leases) {
+    if (lease.session == 0 || lease.access == Access::hold) continue;
+    mapped = true;
+    const bool is_own = lease.session == wait.session;
+    if (lease.access == Access::exclusive) {
+      (is_own ? own_alone : others_alone) = true;
+    } else {
+      own = own || is_own;
+    }
+  }
+  bool anybody = false, writer = false;
+  for (const Wait& before : waits) {
+    if (before.request == wait.request) break;
+    if (!stands_in_line(before, key)) continue;
+    anybody = true;
+    writer = writer || (before.on == Wait::On::attach && before.access == Access::exclusive);
+  }
+  if (wait.on == Wait::On::attach && wait.access == Access::exclusive) {
+    if (own && !wait.asked) return fails(ErrorCode::busy);
+    return mapped || anybody ? waits_for_turn() : goes(key);
+  }
+  if (own_alone && !wait.asked) return fails(ErrorCode::busy);
+  if (own_alone || others_alone) return waits_for_turn();
+  return writer && !own ? waits_for_turn() : goes(key);
 }
 
 Store::Verdict Store::try_wait(const Wait& wait) const {
@@ -47,6 +97,8 @@ Store::Verdict Store::try_cached(const Wait& wait) const {
   if (key >= 0) {
     const Array& array = arrays.at(key);
     if (!may(wait.session, array, Access::read)) return fails(ErrorCode::permission_denied);
+    if (array.state == State::broken) return fails(ErrorCode::aborted);
+    if (array.state == State::mutable_) return try_turn(wait, key);
     return array.state == State::draft ? must_wait() : goes(key);
   }
   if (foreign(wait.session, wait.name)) return fails(ErrorCode::permission_denied);
@@ -61,9 +113,11 @@ Store::Verdict Store::try_seal(const Wait& wait) {
   if (array.state == State::dying) return fails(ErrorCode::not_found);
   if (array.asking_kernel) return must_wait();
   if (array.state == State::sealed) return goes(wait.array);
-  if (array.allocating || lease_of(wait.session, wait.array, Access::write) == nullptr) {
-    return fails(ErrorCode::invalid_argument);
-  }
+  const bool alone = lease_of(wait.session, wait.array, Access::exclusive) != nullptr;
+  const auto others = [](const Lease& lease) { return lease.access == Access::exclusive; };
+  if (!alone && std::any_of(array.leases.begin(), array.leases.end(), others)) return must_wait();
+  const bool writer = alone || lease_of(wait.session, wait.array, Access::write) != nullptr;
+  if (array.allocating || !writer) return fails(ErrorCode::invalid_argument);
   return writers(array) > 1 ? must_wait() : goes(wait.array);
 }
 

@@ -24,7 +24,9 @@ TEST_CASE("attach: operation × state") {
   for (const Access access : {Access::read, Access::copy, Access::write}) {
     CHECK(outcome(one.dying, access) == ErrorCode::not_found);
   }
-  CHECK(outcome(one.mutable_, Access::exclusive) == ErrorCode::invalid_argument);
+  CHECK(outcome(one.mutable_, Access::exclusive) == ErrorCode::busy);
+  CHECK(outcome(one.draft, Access::exclusive) == ErrorCode::invalid_argument);
+  CHECK(outcome(one.sealed, Access::exclusive) == ErrorCode::invalid_argument);
   CHECK(store.error(store.attach(bob, by_id(one.sealed, Access::write))).text.find("mode c") !=
         std::string::npos);
 }

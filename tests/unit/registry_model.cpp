@@ -218,7 +218,9 @@ class Run : private model::Pair {
     server::AttachSpec spec;
     spec.access =
         pick(std::vector<Access>{Access::read, Access::read, Access::copy, Access::write});
-    if (chance(1)) spec.access = Access::exclusive;
+    if (chance(20)) spec.access = Access::exclusive;
+    if (chance(5)) spec.access = Access::hold;
+    spec.repair = chance(spec.access == Access::exclusive ? 40 : 1);
     spec.timeout_ms = any_timeout();
     spec.newer_than = chance(30) ? roll(12) : 0;
     spec.renew_handover = chance(30);
@@ -236,7 +238,7 @@ class Run : private model::Pair {
     Fx fx;
     registry_.attach(session, request, spec, now_, fx);
     model_.attach(session, request, key, resolved(session, spec.name), spec.access, spec.newer_than,
-                  spec.timeout_ms, spec.renew_handover);
+                  spec.timeout_ms, spec.renew_handover, spec.repair);
     compare(fx);
   }
 

@@ -64,7 +64,7 @@ TEST_CASE("wire: fixed requests have exactly their length and zero reserved byte
   request.grants = 0;
   CHECK(is_protocol_error(parse_fixed<ReleaseRequest>(bytes_of(request))));
   request.grants = 1;
-  request.access = 5;
+  request.access = 6;
   CHECK(is_protocol_error(parse_fixed<ReleaseRequest>(bytes_of(request))));
 }
 
