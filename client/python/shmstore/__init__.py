@@ -228,8 +228,18 @@ def attach(
     timeout: Optional[float] = None,
     newer_than: int = 0,
     id: Optional[str] = None,
+    exclusive: bool = False,
+    repair: bool = False,
 ) -> SharedArray:
-    return default_client().attach(name, mode, timeout=timeout, newer_than=newer_than, id=id)
+    return default_client().attach(
+        name,
+        mode,
+        timeout=timeout,
+        newer_than=newer_than,
+        id=id,
+        exclusive=exclusive,
+        repair=repair,
+    )
 
 
 @_documented

@@ -29,8 +29,8 @@ class Shm(NamedTuple):
     id: str  #: Names the array in its store for ever; a decimal number.
     name: Optional[str]  #: None for anonymous arrays; ``~uid/name`` in another user's namespace.
     version: int  #: Grows with every array published under the name; 0 for a draft.
-    state: str  #: ``"draft"``, ``"sealed"``, ``"mutable"`` or ``"dying"``.
-    access: str  #: ``"r"``, ``"r+"`` or ``"c"``.
+    state: str  #: ``"draft"``, ``"sealed"``, ``"mutable"``, ``"broken"`` or ``"dying"``.
+    access: str  #: ``"r"``, ``"r+"``, ``"c"`` or ``"x"`` (exclusive).
     perms: int  #: Permission bits, as ``0o600``.
     nbytes: int  #: Bytes of the whole array, of which this may be a view.
     sealed: Optional[str]  #: ``"soft"``, ``"hard"``, or None while it can be written.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Dicts = list[Dict]  # Client.list hides the builtin in annotations of the class
 
 _MODES = ("r", "r+", "c")
+_EXCLUSIVE = "x"  # of r+: an access of its own
 
 
 # --- arguments ------------------------------------------------------------------------------------
@@ -53,10 +54,14 @@ def _encodable(name: str) -> str:
     return name
 
 
-def _mode(mode: Any) -> str:
+def _mode(mode: Any, exclusive: bool = False, repair: bool = False) -> str:
     if not isinstance(mode, str) or mode not in _MODES:
         raise InvalidArgument(f"mode: {shown(mode)} is none of 'r', 'r+', 'c'")
-    return str(mode)
+    if repair and not exclusive:
+        raise InvalidArgument("repair: only with exclusive=True")
+    if exclusive and mode != "r+":
+        raise InvalidArgument(f"exclusive: needs mode 'r+', not {mode!r}")
+    return _EXCLUSIVE if exclusive else str(mode)
 
 
 def _fortran(order: Any) -> bool:
@@ -396,25 +401,37 @@ class Client:
         timeout: Optional[float] = None,
         newer_than: int = 0,
         id: Optional[str] = None,
+        exclusive: bool = False,
+        repair: bool = False,
     ) -> SharedArray:
         """The array ``name``, or the one with ``id``, without a copy.
 
         mode: ``"r"`` read-only; ``"r+"`` to write a mutable array, or to fill a draft together with
             its creator; ``"c"`` a private copy-on-write view: writable, changes stay here.
-        timeout: bounds the wait for a draft to be sealed and for ``newer_than``. A missing name is
-            NotFound at once.
+        timeout: bounds the wait for a draft to be sealed, for ``newer_than``, and for those who
+            hold a mutable array exclusively. A missing name is NotFound at once.
         newer_than: wait for a version above this one (``x.shm.version``).
+        exclusive: with ``"r+"`` of a mutable array: no other process maps it as long as this one
+            does. While others hold it, or one has it exclusively, an attach of any mode waits for
+            its turn, in order of arrival; with ``timeout=0`` it is Busy, and at once when this
+            process itself is in the way. The end of the lease hands the array over with all that
+            was written. If the process dies before that, the array is *broken*: attach raises
+            Aborted, naming it, until somebody repairs, replaces or deletes it. A forked child does
+            not inherit the memory: touching it there ends the child by SIGSEGV.
+        repair: with ``exclusive``: a broken array, too. Its release declares it whole again.
 
-        Raises NotFound, TimedOut, Aborted (the draft waited for was dropped), InvalidArgument
-        (``r+`` of a sealed array). Waits while the array is a draft, but not with ``r+``.
+        Raises NotFound, TimedOut, Busy (the text names who holds it), Aborted (the draft waited for
+        was dropped; the array is broken), InvalidArgument (``r+`` of a sealed array, ``exclusive``
+        of one that is not mutable). Waits while the array is a draft, but not with ``r+``.
         """
         wait_ms = milliseconds(timeout)
         newer = _count(newer_than, "newer_than")
+        access, repair = _mode(mode, exclusive, repair), bool(repair)
         if id is None:
-            return array_on(self._ext.attach(_existing(name), _mode(mode), wait_ms, newer))
+            return array_on(self._ext.attach(_existing(name), access, wait_ms, newer, repair))
         if name is not None or newer != 0:
             raise InvalidArgument("id: cannot be given together with a name or newer_than")
-        return array_on(self._ext.attach_id(_id(id), 0, _mode(mode), wait_ms, False))
+        return array_on(self._ext.attach_id(_id(id), 0, access, wait_ms, False, repair))
 
     def attach_many(
         self, names: Iterable[str], mode: str = "r", *, timeout: Optional[float] = None

@@ -86,7 +86,7 @@ def _is_whole(array: SharedArray, lease: _ext.Lease) -> bool:
 
 
 def _mode(array: SharedArray, lease: _ext.Lease) -> str:
-    if lease.access != "r+":
+    if lease.access not in ("r+", "x"):
         return "r"
     if array.flags.writeable:
         return "w"

@@ -61,10 +61,14 @@ Options make_options(bool fortran, bool is_mutable, bool keep, Milliseconds ttl_
   return options;
 }
 
+/// `mode` is an access as to_string() spells it.
 AttachOptions attach_options(std::string_view mode, Milliseconds timeout_ms,
-                             std::uint64_t newer_than) {
+                             std::uint64_t newer_than, bool repair) {
   AttachOptions options;
-  options.access = mode == "r+" ? Access::write : mode == "c" ? Access::copy : Access::read;
+  for (Access access : {Access::write, Access::copy, Access::exclusive, Access::hold}) {
+    if (mode == to_string(access)) options.access = access;
+  }
+  options.repair = repair;
   options.timeout = timeout_of(timeout_ms);
   options.newer_than = newer_than;
   return options;
@@ -98,14 +102,15 @@ LeasePointer put(Client& self, std::string_view name, std::string_view dtype, co
 }
 
 LeasePointer attach(Client& self, std::string_view name, std::string_view mode,
-                    Milliseconds timeout_ms, std::uint64_t newer_than) {
-  const AttachOptions options = attach_options(mode, timeout_ms, newer_than);
+                    Milliseconds timeout_ms, std::uint64_t newer_than, bool repair) {
+  const AttachOptions options = attach_options(mode, timeout_ms, newer_than, repair);
   return lease_of(self, call([&] { return self.attach_any(name, options); }));
 }
 
 LeasePointer attach_id(Client& self, std::uint64_t id, std::uint64_t store_id,
-                       std::string_view mode, Milliseconds timeout_ms, bool from_handle) {
-  const AttachOptions options = attach_options(mode, timeout_ms, 0);
+                       std::string_view mode, Milliseconds timeout_ms, bool from_handle,
+                       bool repair) {
+  const AttachOptions options = attach_options(mode, timeout_ms, 0, repair);
   return lease_of(
       self, call([&] { return self.attach_id(ArrayId{id}, store_id, options, from_handle); }));
 }
@@ -212,9 +217,9 @@ void bind_client(nb::module_& module) {
       .def("put", &put, nb::arg("name"), nb::arg("dtype"), nb::arg("shape"), nb::arg("address"),
            nb::arg("nbytes"), nb::arg("options"))
       .def("attach", &attach, nb::arg("name"), nb::arg("mode"), nb::arg("timeout_ms").none(),
-           nb::arg("newer_than"))
+           nb::arg("newer_than"), nb::arg("repair") = false)
       .def("attach_id", &attach_id, nb::arg("id"), nb::arg("store_id"), nb::arg("mode"),
-           nb::arg("timeout_ms").none(), nb::arg("from_handle"))
+           nb::arg("timeout_ms").none(), nb::arg("from_handle"), nb::arg("repair") = false)
       .def("cached", &cached, nb::arg("key"), nb::arg("loader"), nb::arg("options"),
            nb::sig("def cached(self, key: str, "
                    "loader: collections.abc.Callable[[Maker], object], "
