@@ -203,6 +203,7 @@ def test_a_result_made_by_a_worker_that_has_ended(store, method):
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=make_and_send, args=(there, 5))
     process.start()
+    there.close()  # a worker that cannot start is an EOFError, not a wait for ever
     name = here.recv()
     process.join()
     block = SharedMemory(name)
