@@ -100,15 +100,17 @@ from pycompss.api.parameter import *
 from shmstore.pycompss import RRO, task
 for spec in ({Type: INOUT, RRO: True}, {Type: FILE_IN, RRO: True}, {Type: OUT, RRO: True},
              {Type: IN, Direction: INOUT, RRO: True}, {Type: COLLECTION_INOUT, RRO: True},
-             {Direction: 2, RRO: True}, {Type: IN_DELETE, RRO: True}):
+             {Direction: 2, RRO: True}, {Type: IN_DELETE, RRO: True},
+             {Type: COLLECTION, Direction: 2, RRO: True}, {Type: FILE, Direction: IN, RRO: True}):
     try:
         task(a=spec)
     except ValueError as error:
-        assert str(error).startswith("a: RRO is for parameters that are read"), error
+        assert str(error).startswith("a: RRO is for parameters of type IN, COLLECTION"), error
     else:
         raise SystemExit(f"{spec} was accepted")
-task(a={Type: IN, Direction: IN, RRO: True})(lambda a: None)
-assert task(a=IN)(len).__wrapped__ is len
+for spec in ({Type: IN, Direction: IN, RRO: True}, {Direction: 0, RRO: True}, {RRO: True},
+             {Type: COLLECTION, Direction: IN, Depth: 2, RRO: True}, {Type: INOUT, RRO: False}):
+    task(a=spec)(lambda a: None)
 """
     done = python(tree, source)
     assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ next, into a file of its own, so that a reader of the old one need not be waited
 when the versions it reads exist, on whichever worker process is free.
 
 Not here: more than one node, priorities, constraints, task groups, nested collections. A task that
-raises is run once more; if that fails too, or its process dies, the next synchronisation raises.
+raises, or whose process dies, is run once more; if it fails again, the next synchronisation raises.
 
 Set by run.py: MINICOMPSS_DIR (scratch folder), MINICOMPSS_WORKERS (processes, default 2),
 MINICOMPSS_STORAGE (storage configuration, default null). Workers import this module as well; for
@@ -265,9 +265,9 @@ class Runtime:
                 for line in executor.lines():
                     self._ended(executor, line.split())
             elif executor.task is not None:
-                executor.task.state = "failed"
-                self.failed = f"task {executor.task.name}: its process died"
                 self.executors.remove(executor)
+                text = "its process died" if self.executors else "no process is left"
+                self._failed(executor.task, text, again=bool(self.executors))
         self._check_worker()
 
     def _start(self, task, executor):
@@ -290,13 +290,17 @@ class Runtime:
             for index, new in task.writes.items():
                 if int(words[4 + 2 * index]) == EXTERNAL_PSCO:
                     new.kind, new.value = EXTERNAL_PSCO, words[5 + 2 * index]
-        elif task.tries < TRIES:
+        else:
+            log = os.path.join(self.folder, f"job{task.number}_{task.tries}.err")
+            with open(log) as file:
+                self._failed(task, f"failed:\n{file.read()[-6000:]}")
+
+    def _failed(self, task, text, again=True):
+        if again and task.tries < TRIES:
             task.state = "waiting"
         else:
             task.state = "failed"
-            log = os.path.join(self.folder, f"job{task.number}_{task.tries - 1}.err")
-            with open(log) as file:
-                self.failed = f"task {task.name} failed:\n{file.read()[-6000:]}"
+            self.failed = f"task {task.name}: {text}"
 
     def wait(self, done):
         while not done():

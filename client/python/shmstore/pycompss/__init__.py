@@ -26,9 +26,12 @@ from typing import Any
 
 #: Where each public name is, and whether its module imports PyCOMPSs.
 _WHERE = {
+    "InPlace": "_in_place",
     "RRO": "_task",
+    "Shared": "_task",
     "compss_delete_object": "_task",
     "configure": "_config",
+    "in_place": "_in_place",
     "task": "_task",
     "PersistentArray": "persistent",
     "StorageObject": "persistent",

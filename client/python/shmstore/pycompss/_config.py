@@ -19,6 +19,7 @@ class _Settings:
     min_bytes: int = sharing.MIN_BYTES
     fallback: Optional[bool] = None
     client: Any = None
+    wait: Optional[float] = 300
     warned: bool = False
 
 
@@ -26,20 +27,28 @@ settings = _Settings()
 
 
 def configure(
-    *, min_bytes: Optional[int] = None, fallback: Optional[bool] = None, client: Any = None
+    *,
+    min_bytes: Optional[int] = None,
+    fallback: Optional[bool] = None,
+    wait: Optional[float] = None,
+    client: Any = None,
 ) -> None:
-    """Sets how ``task`` shares in this process; what is not given stays as it is.
+    """Sets how arrays are shared in this process; what is not given stays as it is.
 
     min_bytes: from how many bytes on an array goes through the store; 128 KiB unless set.
     fallback: without a daemon, or when the store is full: True, warn once and pass the argument as
         PyCOMPSs does, which is what happens unless $SHMSTORE_PYCOMPSS_FALLBACK is ``0``; False,
         raise.
+    wait: seconds that a task waits for an array which is changed in place while others have it; 300
+        unless set. Then it raises TimedOut, naming them.
     client: whose store to use; the default client's unless set.
     """
     if min_bytes is not None:
         settings.min_bytes = min_bytes
     if fallback is not None:
         settings.fallback = fallback
+    if wait is not None:
+        settings.wait = wait
     if client is not None:
         settings.client = client
 

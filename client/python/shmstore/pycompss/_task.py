@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import weakref
-from typing import Any, Callable, Optional, cast
+from typing import Any, Callable, Optional
 
 import numpy as np
 
 from .. import sharing
 from ..sharing import map_leaves
 from ._config import engine, or_as_it_is, settings
+from ._in_place import InPlace, InPlaceArray, Ticket, peeking, writing
 
 _api = engine("pycompss.api.api")
 _parameter = engine("pycompss.api.parameter")
 _engine_task = engine("pycompss.api.task").task
 _tracker = engine("pycompss.runtime.management.object_tracker").OT
 _context = engine("pycompss.util.context").CONTEXT
+_Future = engine("pycompss.runtime.management.classes").Future
+_deserialize = engine("pycompss.util.serialization.serializer").deserialize_from_file
 
 #: Key of a parameter's dictionary: recurrent and read-only, worth keeping in the store.
 RRO = "recurrent_read_only"
+
+#: Key of a parameter's dictionary: an array from ``in_place`` that the task changes where it is.
+Shared = "shared_in_place"
 
 _DIRECTION = _parameter.Direction
 
@@ -29,32 +36,35 @@ _IN_TYPES = ("IN", "COLLECTION", "COLLECTION_IN", "DICT_COLLECTION", "DICT_COLLE
 
 
 def task(*args: Any, **specs: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """PyCOMPSs' ``@task``. A parameter's dictionary may have the key ``RRO``:
+    """PyCOMPSs' ``@task``. A parameter's dictionary may have the key ``RRO`` or ``Shared``:
 
         @task(a={Type: IN, RRO: True}, blocks={Type: COLLECTION_IN, RRO: True}, returns=1)
+        @task(c={Type: INOUT, Shared: True})
 
-    The arrays in that argument (in lists, tuples, dicts and dataclasses too) are put into the store
-    when a call is submitted, as ``shmstore.share`` does it; the tasks get the same pages,
-    read-only. The same object is put there once, however many tasks it is passed to, as long as its
-    contents stay the same: they are compared at each call, which is one pass over memory; an array
-    whose ``writeable`` flag is off is not compared. So a task always sees what the array holds when
-    the task is submitted, and later changes by the owner do no harm.
+    With ``RRO``, for parameters that are read, the arrays in that argument (in lists, tuples, dicts
+    and dataclasses too) are put into the store when a call is submitted, as ``shmstore.share`` does
+    it; the tasks get the same pages, read-only. The same object is put there once, however many
+    tasks it is passed to, as long as its contents stay the same: they are compared at each call,
+    which is one pass over memory; an array whose ``writeable`` flag is off is not compared. So a
+    task always sees what the array holds when the task is submitted, and later changes by the owner
+    do no harm.
 
     Passed on as PyCOMPSs does: what is too small, of object dtype, the result of a task that the
     main program has not waited for, and what was an argument of a task without ``RRO`` before
     (PyCOMPSs then goes by its own file). So is everything without a store; see ``configure``.
     PyCOMPSs keeps what was shared until ``compss_delete_object`` of this module, or the end.
 
-    Only for parameters that are read: ValueError at decoration for others. Called outside of a
-    PyCOMPSs application the function is simply called.
-    """
-    engine_specs, shared = _split(specs)
-    decorate = _engine_task(*args, **engine_specs)
-    if not shared:
-        return cast("Callable[[Callable[..., Any]], Callable[..., Any]]", decorate)
+    With ``Shared`` the argument is what ``in_place`` made, TypeError for others. The task gets an
+    ndarray of the same memory that the main program made, writable, and while it runs nobody else
+    has it; it must not keep a reference. If the task fails or its process dies, the array is
+    half-written, and who opens it next (the task itself, when it is run again) gets Aborted, naming
+    the array. A reader that runs too late for its version gets NotFound; see ``InPlace``.
 
-    def replaced(name: Optional[str], value: Any) -> Any:
-        return _shared(value, collection=shared[name]) if name in shared else value
+    ValueError at decoration for marks that make no sense. Called outside of a PyCOMPSs application
+    the function is simply called.
+    """
+    marks = _Marks(specs)
+    decorate = _engine_task(*args, **marks.specs)
 
     def decorator(function: Callable[..., Any]) -> Callable[..., Any]:
         inner = decorate(function)
@@ -62,14 +72,22 @@ def task(*args: Any, **specs: Any) -> Callable[[Callable[..., Any]], Callable[..
 
         @functools.wraps(inner)
         def call(*args: Any, **kwargs: Any) -> Any:
-            if _submits(kwargs):
+            if "compss_key" in kwargs and _context.in_worker():
+                return _run(inner, marks, args, kwargs)
+            change = _submitted if _submits() else _called
+            with contextlib.ExitStack() as after:
                 args = tuple(
-                    replaced(name_of.position(index), value) for index, value in enumerate(args)
+                    change(marks, name_of.position(index), value, after)
+                    for index, value in enumerate(args)
                 )
                 kwargs = {
-                    name: replaced(name_of.keyword(name), value) for name, value in kwargs.items()
+                    name: change(marks, name_of.keyword(name), value, after)
+                    for name, value in kwargs.items()
                 }
-            return inner(*args, **kwargs)
+                try:
+                    return inner(*args, **kwargs)
+                finally:
+                    del args, kwargs
 
         return call
 
@@ -90,34 +108,53 @@ def compss_delete_object(*objects: Any) -> Any:
 # --- the decorator's arguments --------------------------------------------------------------------
 
 
-def _split(specs: dict[str, Any]) -> tuple[dict[str, Any], dict[Optional[str], bool]]:
-    """The arguments for PyCOMPSs' decorator; and the parameters to share, with whether PyCOMPSs
-    takes each as a collection, of which it passes every element by itself."""
-    engine: dict[str, Any] = {}
-    shared: dict[Optional[str], bool] = {}
-    for name, spec in specs.items():
-        if isinstance(spec, dict) and RRO in spec:
-            spec = dict(spec)
-            if spec.pop(RRO):
-                shared[name] = _check_read(name, spec) != "IN"
-            direction = getattr(spec.get(_DIRECTION), "key", None)
-            if direction is not None:  # `Direction: IN`; PyCOMPSs takes the number only
-                spec[_DIRECTION] = getattr(_parameter.DIRECTION, direction)
-        engine[name] = spec
-    return engine, shared
+class _Marks:
+    """The decorator's arguments for PyCOMPSs, and which parameters are marked."""
+
+    def __init__(self, specs: dict[str, Any]) -> None:
+        self.specs: dict[str, Any] = {}
+        #: Those with RRO; whether PyCOMPSs takes it as a collection, and passes each element.
+        self.read: dict[Optional[str], bool] = {}
+        self.in_place: set[Optional[str]] = set()
+        for name, spec in specs.items():
+            self.specs[name] = self._spec(name, spec) if isinstance(spec, dict) else spec
+        if self.in_place and specs.get("on_failure") == "IGNORE":
+            raise ValueError("on_failure: with Shared, what a failed task left cannot be ignored")
+
+    def _spec(self, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+        read, in_place = spec.get(RRO), spec.get(Shared)
+        if read is None and in_place is None:
+            return spec
+        result = {key: value for key, value in spec.items() if key not in (RRO, Shared)}
+        kind = _kind(result)
+        if read:
+            if kind not in _IN_TYPES:
+                types = ", ".join(_IN_TYPES)
+                raise ValueError(f"{name}: RRO is for parameters of type {types}, not {kind}")
+            self.read[name] = kind != "IN"
+        if in_place:
+            if kind != "INOUT":
+                raise ValueError(f"{name}: Shared is for parameters of type INOUT, not {kind}")
+            self.in_place.add(name)
+        direction = getattr(result.get(_DIRECTION), "key", None)
+        if direction is not None:  # `Direction: IN`; PyCOMPSs takes the number only
+            result[_DIRECTION] = getattr(_parameter.DIRECTION, direction)
+        return result
 
 
-def _check_read(name: str, spec: dict[str, Any]) -> str:
-    """The parameter's type."""
-    kind = getattr(spec.get(_parameter.Type), "key", "IN")
-    read = _parameter.DIRECTION.IN
-    direction = spec.get(_DIRECTION, read)
-    if kind not in _IN_TYPES or getattr(direction, "key", direction) not in ("IN", read):
-        raise ValueError(
-            f"{name}: RRO is for parameters that are read, of type {', '.join(_IN_TYPES)}; "
-            f"this one is {kind}"
-        )
-    return str(kind)
+def _kind(spec: dict[str, Any]) -> str:
+    """A parameter's type, with its direction if that is given and says otherwise."""
+    kind = str(getattr(spec.get(_parameter.Type), "key", "IN"))
+    if _DIRECTION not in spec:
+        return kind
+    direction = spec[_DIRECTION]
+    for name in ("IN", "OUT", "INOUT", "CONCURRENT", "COMMUTATIVE", "IN_DELETE"):
+        if direction == getattr(_parameter.DIRECTION, name):
+            direction = name
+    direction = str(getattr(direction, "key", direction))
+    if kind == "IN":
+        return direction
+    return kind if kind.endswith(direction) or direction == "IN" else f"{kind} {direction}"
 
 
 class _Names:
@@ -146,12 +183,55 @@ class _Names:
 # --- a call ---------------------------------------------------------------------------------------
 
 
-def _submits(kwargs: dict[str, Any]) -> bool:
-    """Whether this call makes a task, rather than running one, or the plain function."""
-    if _context.in_master():
-        return True
-    nested = _context.in_worker() and _context.is_nesting_enabled()
-    return bool(nested and "compss_key" not in kwargs)
+def _submits() -> bool:
+    """Whether this call makes a task, rather than calling the plain function."""
+    return bool(_context.in_master() or _context.in_worker() and _context.is_nesting_enabled())
+
+
+def _submitted(marks: _Marks, name: Optional[str], value: Any, _: contextlib.ExitStack) -> Any:
+    """The argument to submit in place of ``value``."""
+    if name in marks.in_place and not isinstance(value, (InPlace, _Future)):
+        raise TypeError(_no_in_place(name, value))
+    return _shared(value, collection=marks.read[name]) if name in marks.read else value
+
+
+def _called(marks: _Marks, name: Optional[str], value: Any, after: contextlib.ExitStack) -> Any:
+    """The argument for the plain function."""
+    if name not in marks.in_place:
+        return value.read() if isinstance(value, InPlace) else value
+    if isinstance(value, InPlaceArray):
+        return value  # Called by a task that has it.
+    if not isinstance(value, InPlace):
+        raise TypeError(_no_in_place(name, value))
+    return after.enter_context(value.writing()).pop()
+
+
+def _no_in_place(name: Optional[str], value: Any) -> str:
+    return f"{name}: Shared needs an array made by in_place(), not {type(value).__name__}"
+
+
+def _run(inner: Callable[..., Any], marks: _Marks, args: Any, kwargs: dict[str, Any]) -> Any:
+    """In a worker: runs the task, which alone has the arrays that it changes."""
+    if not marks.in_place:
+        return inner(*args, **kwargs)
+    if kwargs.get("on_failure") == "IGNORE":
+        raise ValueError("on_failure: with Shared, what a failed task left cannot be ignored")
+    tickets = []
+    for parameter in args:
+        name = getattr(parameter, "name", "").replace("#kwarg_", "")
+        if name in marks.in_place:
+            with peeking():
+                ticket = _deserialize(parameter.file_name.original_path, kwargs["compss_logger"])
+            if not isinstance(ticket, Ticket):
+                raise TypeError(_no_in_place(name, ticket))
+            tickets.append(ticket)
+    with writing(tickets) as arrays:
+        arrays.clear()
+        result = inner(*args, **kwargs)
+        for parameter in args:  # All has been written to files.
+            if hasattr(parameter, "content"):
+                parameter.content = None
+        return result
 
 
 def _shared(value: Any, collection: bool) -> Any:

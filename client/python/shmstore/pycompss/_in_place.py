@@ -1,0 +1,295 @@
+"""Arrays that tasks change where they are, one task after the other.
+
+The main program makes one with ``in_place`` and passes it to parameters marked ``Shared``. It holds
+the array without mapping it; a task gets a writable ndarray, and while it runs nobody else maps the
+array. So nothing is copied, whichever worker the next task runs on.
+
+PyCOMPSs does not know that there is only one copy. To run more at once it gives each version of an
+object a file of its own, and lets a task that reads version 2 run while another makes version 3.
+Therefore each handle says which version it means, and the array which one it holds (a number behind
+its elements, counted up by each writer): a reader that comes too late gets an error, not the newer
+contents; so does a writer that is run again although it has written already. A writer that fails or
+dies leaves the array broken: who opens it next gets an error that names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+import os
+import sys
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
+
+import numpy as np
+
+from .. import _connect, _errors, _ext
+from .._array import SharedArray, _buffer, lease_of, milliseconds, view_on
+from .._dtype import dtype_of, dtype_text
+from ._config import settings
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from .._client import Client
+
+_HEADER_BYTES = 64  # behind the elements
+_VERSION, _UNFINISHED = 0, 1  # its words: how many have written; whether the last did not finish
+
+
+class Ticket(NamedTuple):
+    """What a handle says: which array, how it is laid out, and which version of it is meant."""
+
+    store: int
+    id: int
+    path: Optional[str]
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    fortran: bool
+    version: int
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        steps, step = [], dtype_of(self.dtype).itemsize
+        for dim in self.shape if self.fortran else self.shape[::-1]:
+            steps.append(step)
+            step *= dim
+        return tuple(steps if self.fortran else steps[::-1])
+
+    @property
+    def header(self) -> int:
+        """Where the header begins."""
+        nbytes = dtype_of(self.dtype).itemsize * math.prod(self.shape)
+        return -(-nbytes // _HEADER_BYTES) * _HEADER_BYTES
+
+    def __str__(self) -> str:
+        return f"array {self.name!r}" if self.name else f"array {self.id}"
+
+
+class InPlaceArray(SharedArray):
+    """What a task gets for an array made by ``in_place``: an ndarray, writable for a parameter
+    marked ``Shared``, read-only for others. Its views and slices are pickled by value."""
+
+    __slots__ = ("_ticket",)
+    _ticket: Ticket
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        ticket = getattr(self, "_ticket", None)
+        lease = lease_of(self)
+        if ticket is None or lease is None:
+            return np.array(self).__reduce_ex__(protocol)
+        lease.handover()
+        return opened, (tuple(ticket),)
+
+
+class InPlace:
+    """An array that tasks change in place, as the main program holds it; made by ``in_place``.
+
+    ``compss_wait_on`` gives a new one for the version that the last task made.
+    """
+
+    __slots__ = ("__weakref__", "_hold", "_ticket")
+
+    def __init__(self, ticket: Ticket) -> None:
+        """Private: use ``in_place``."""
+        self._ticket = ticket
+        self._hold = _attach(ticket, "h", 0)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As of an ndarray."""
+        return self._ticket.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As of an ndarray."""
+        return dtype_of(self._ticket.dtype)
+
+    def __repr__(self) -> str:
+        return f"<shmstore.pycompss.InPlace {self._ticket}, {self.dtype} {self.shape}>"
+
+    def read(self) -> NDArray[Any]:
+        """The array, mapped read-only; as long as this exists, tasks that change it wait.
+
+        Waits for a task that has it. Raises NotFound if tasks have changed it since (then
+        ``compss_wait_on`` is missing), Aborted if one of them failed or died half-way.
+        """
+        return _array(self._ticket, _versioned(self._ticket, "r"))
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
+        return np.array(self.read(), dtype=dtype)
+
+    def change(self, function: Callable[[NDArray[Any]], Any]) -> None:
+        """Calls ``function`` with the array, writable, while nobody else has it. Nothing may refer
+        to the array afterwards. If that fails, the array is broken. Errors as ``read``, and Busy
+        while this process itself reads it."""
+        with self.writing() as arrays:
+            function(arrays.pop())
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[list[InPlaceArray]]:
+        """Private."""
+        with writing([self._ticket]) as arrays:
+            yield arrays
+        self._ticket = self._ticket._replace(version=self._ticket.version + 1)
+
+    def __reduce__(self) -> Any:
+        self._hold.handover()
+        return opened, (tuple(self._ticket),)
+
+
+def in_place(
+    array: ArrayLike, *, name: Optional[str] = None, client: Optional[Client] = None
+) -> InPlace:
+    """Copies ``array`` into the store, for tasks to change there.
+
+    To be passed to parameters ``{Type: INOUT, Shared: True}``, which get it writable, and to others
+    that read it. ``name`` is its name in the store, and in errors. Raises what ``shmstore.put``
+    raises.
+    """
+    source = np.asarray(array)
+    fortran = bool(source.flags.f_contiguous and not source.flags.c_contiguous)
+    client = client or settings.client or _connect.default_client()
+    ticket = Ticket(
+        client.store_id, 0, None, name or "", dtype_text(source.dtype), source.shape, fortran, 0
+    )
+    memory = client.create(name, (ticket.header + _HEADER_BYTES,), np.uint8, mutable=True)
+    lease = lease_of(memory)
+    assert lease is not None
+    ticket = ticket._replace(id=lease.id, path=_connect.explicit_path(lease))
+    _header(ticket, lease)[:] = 0
+    np.copyto(view_on(lease, source.dtype, source.shape, 0, ticket.strides), source)
+    result = InPlace(ticket)
+    del lease
+    _ext.release(memory)
+    return result
+
+
+# --- opening --------------------------------------------------------------------------------------
+
+
+def _attach(ticket: Ticket, mode: str, wait: Optional[float]) -> _ext.Lease:
+    try:
+        client = _connect.client_of(ticket.store, ticket.path)
+        wait_ms = milliseconds(wait)
+        return client._ext.attach_id(ticket.id, ticket.store, mode, wait_ms, True)
+    except _errors.Aborted as error:
+        text = f"{ticket} is half-written: the process that had it died ({error})"
+        raise _errors.Aborted(text) from None
+    except (_errors.NotFound, _errors.Disconnected) as error:
+        raise _errors.NotFound(
+            f"{ticket} cannot be reached from host {os.uname().nodename}: {error}"
+        ) from None
+    except (_errors.TimedOut, _errors.Busy) as error:
+        raise type(error)(f"{ticket} is in use: {error}") from None
+
+
+def _versioned(ticket: Ticket, mode: str) -> _ext.Lease:
+    """A lease on the version that is meant."""
+    lease = _attach(ticket, mode, settings.wait)
+    header = _header(ticket, lease)
+    if header[_UNFINISHED]:
+        raise _errors.Aborted(f"{ticket} is half-written: the task that had it failed")
+    version = int(header[_VERSION])
+    if version != ticket.version:
+        raise _errors.NotFound(
+            f"version {ticket.version} of {ticket} is gone: it was changed in place, and is at "
+            f"version {version} now. What reads a version has to run before the next is made: call "
+            f"compss_wait_on or compss_barrier in between"
+        )
+    return lease
+
+
+def _header(ticket: Ticket, lease: _ext.Lease) -> NDArray[np.uint64]:
+    return np.ndarray.__new__(np.ndarray, (2,), np.uint64, _buffer(lease), ticket.header)
+
+
+def _array(ticket: Ticket, lease: _ext.Lease) -> InPlaceArray:
+    whole = view_on(lease, dtype_of(ticket.dtype), ticket.shape, 0, ticket.strides)
+    result = whole.view(InPlaceArray)
+    result._ticket = ticket
+    return result
+
+
+#: The arrays that the task which runs in this process writes, by store and id.
+_writing: dict[tuple[int, int], InPlaceArray] = {}
+_peeking = False
+
+
+def opened(fields: tuple[Any, ...]) -> Any:
+    """What unpickling calls: the array in a task, an ``InPlace`` in the main program."""
+    ticket = Ticket(*fields)
+    if _peeking:
+        return ticket
+    held = _writing.get((ticket.store, ticket.id))
+    if held is not None:
+        return held
+    context = sys.modules.get("pycompss.util.context")
+    if context is not None and context.CONTEXT.in_worker():
+        return _array(ticket, _versioned(ticket, "r"))
+    return InPlace(ticket)
+
+
+@contextlib.contextmanager
+def peeking() -> Iterator[None]:
+    """Inside the block handles are opened as their tickets."""
+    global _peeking
+    _peeking = True
+    try:
+        yield
+    finally:
+        _peeking = False
+
+
+@contextlib.contextmanager
+def writing(tickets: Iterable[Ticket]) -> Iterator[list[InPlaceArray]]:
+    """Inside the block this process alone has the arrays. They are handed over at the end; after an
+    exception they count as half-written. All references to them have to be gone by then: if one is
+    left, that is a RuntimeError, and a half-written array."""
+    wanted = {(ticket.store, ticket.id): ticket for ticket in tickets}
+    arrays: list[InPlaceArray] = []
+    try:
+        # In one order everywhere: two tasks that want the same two arrays do not block each other.
+        for key in sorted(wanted):
+            _writing[key] = _turn(wanted[key])
+        arrays += [_writing[key] for key in wanted]
+        yield arrays
+        arrays.clear()
+        _hand_over(wanted)
+    finally:
+        arrays.clear()
+        _writing.clear()
+
+
+def _turn(ticket: Ticket) -> InPlaceArray:
+    """The array for this process alone, unfinished until ``_hand_over``."""
+    gc.collect()  # A map that this process has forgotten would be in its own way.
+    lease = _versioned(ticket, "x")
+    ticket = ticket._replace(version=ticket.version + 1)
+    _header(ticket, lease)[:] = ticket.version, 1
+    return _array(ticket, lease)
+
+
+def _hand_over(wanted: dict[tuple[int, int], Ticket]) -> None:
+    """Declares the arrays in ``_writing`` finished and lets them go."""
+    leases = {}
+    while _writing:
+        key, array = _writing.popitem()
+        lease = lease_of(array)
+        assert lease is not None
+        _header(wanted[key], lease)[_UNFINISHED] = 0
+        leases[key] = weakref.ref(lease)
+        del array, lease
+    if any(lease() is not None for lease in leases.values()):
+        gc.collect()
+    for key, reference in leases.items():
+        lease = reference()
+        if lease is not None:
+            _header(wanted[key], lease)[_UNFINISHED] = 1
+            raise RuntimeError(
+                f"{wanted[key]} was changed in place by a task which has ended, but something "
+                f"refers to it still"
+            )
