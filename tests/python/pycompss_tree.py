@@ -1,9 +1,11 @@
 """For the tests of shmstore with PyCOMPSs: runs programs with the real PyCOMPSs, as far as it is
 Python, if the environment variable PYCOMPSS_SRC names its source tree."""
 
+import contextlib
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +30,21 @@ def tree(tmp_path_factory):
     return folder
 
 
+def _run_group(command, **options):
+    """As subprocess.run; nothing that the program started is left when this returns."""
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, text=True, start_new_session=True, **pipes, **options
+    )
+    try:
+        output = process.communicate(timeout=120)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return subprocess.CompletedProcess(command, process.returncode, *output)
+
+
 @pytest.fixture
 def application(daemon, tree, tmp_path):
     """application(name, *arguments) runs programs/NAME as the master of an application; returns
@@ -39,14 +56,10 @@ def application(daemon, tree, tmp_path):
         scratch = tmp_path / f"application{len(runs)}"
         scratch.mkdir()
         environment = minicompss.environment(tree, scratch, app, storage, PYTHONPATH=paths)
-        done = subprocess.run(
-            minicompss.command(tree, app, arguments, storage),
+        command = minicompss.command(tree, app, arguments, storage)
+        done = _run_group(
+            command,
             env=daemon.environment(**environment, MINICOMPSS_WORKERS=str(workers), **more),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=120,
             cwd=scratch,
         )
         runs.append(done)

@@ -14,9 +14,12 @@ MINICOMPSS_STORAGE (storage configuration, default null). Workers import this mo
 them it reads tasks from a pipe.
 """
 
+import contextlib
+import ctypes
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -36,7 +39,10 @@ def set_pipes(_out_path, in_path):
 
 
 def read_pipes():
-    return _commands.readline()
+    line = _commands.readline()
+    if not line:  # Its master is gone.
+        os._exit(1)
+    return line
 
 
 def set_debug(_on):
@@ -128,6 +134,10 @@ class Executor:
         return [line.decode() for line in lines if line.strip()]
 
 
+def _die_with_parent():
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def _storage():
     return os.environ.get("MINICOMPSS_STORAGE", "null")
 
@@ -161,8 +171,9 @@ class Runtime:
         command += [self.control.in_path, self.control.out_path]
         with open(os.path.join(self.folder, "worker.log"), "wb") as log:
             return subprocess.Popen(
-                [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+                [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                preexec_fn=_die_with_parent,
+            )  # fmt: skip
 
     def _learn_pid(self, executor):
         self.control.send(f"QUERY_EXECUTOR_ID {executor.in_path} {executor.out_path}\n")
@@ -308,9 +319,13 @@ class Runtime:
                 raise RuntimeError(self.failed)
             self.step(1)
 
-    def stop(self):
+    def stop(self, well):
         for executor in [*self.executors, self.control]:
             executor.send("QUIT\n")
+        if not well:  # Maybe it waits for ever.
+            for executor in self.executors:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(executor.pid_fd, signal.SIGKILL)
         self.worker.wait()
 
 
@@ -325,7 +340,7 @@ def start_runtime():
 def stop_runtime(code):
     if code == 0:
         barrier(0, True)
-    _runtime.stop()
+    _runtime.stop(well=code == 0)
 
 
 def register_core_element(_signature, impl_signature, _constraints, _type, *more):

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 
 import numpy as np
 from pycompss.api.api import compss_barrier, compss_wait_on
@@ -43,7 +44,7 @@ def total(c, after=None):
 @task(returns=1)
 def flag(path):
     while not os.path.exists(path):
-        pass
+        time.sleep(0.002)  # tidy: allow(sleep) because it waits for a condition
     return True
 
 
@@ -111,6 +112,11 @@ def chain():
         fortran=bool(x.flags.f_contiguous), writeable=bool(x.flags.writeable))  # fmt: skip
     say("read", seen=compss_wait_on(total(c)), mine=inode(x))
     del x
+    try:
+        c.change(print)
+    except RuntimeError as error:
+        say("not waited for", text=str(error))
+    c = compss_wait_on(c)
     c.change(lambda array: array.fill(0))
     add(c)
     c = compss_wait_on(c)
@@ -149,7 +155,7 @@ def failing(what, name):
         say("error", text=str(error)[-1500:])
     try:
         c.read()
-    except shmstore.Aborted as error:
+    except (shmstore.Aborted, shmstore.NotFound) as error:
         say("read", text=str(error))
 
 

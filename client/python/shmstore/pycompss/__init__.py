@@ -1,14 +1,17 @@
 """PyCOMPSs with its arrays in the store.
 
     from pycompss.api.parameter import IN, INOUT, Type
-    from shmstore.pycompss import RRO, task
+    from shmstore.pycompss import RRO, Shared, in_place, task
 
-    @task(a={Type: IN, RRO: True}, b={Type: IN, RRO: True}, c=INOUT)
+    @task(a={Type: IN, RRO: True}, b={Type: IN, RRO: True}, c={Type: INOUT, Shared: True})
     def multiply(a, b, c):
         c += a @ b
 
+    multiply(a, b, in_place(numpy.zeros((n, n))))
+
 ``task`` is PyCOMPSs' decorator; a parameter marked ``RRO`` (recurrent, read-only) is put into the
-store when it is first passed, and travels as a handle. Arrays that are in the store already, from
+store when it is first passed, and travels as a handle; one marked ``Shared`` is an array of the
+store that the tasks change where it is. Arrays that are in the store already, from
 ``shmstore.share`` or ``shmstore.put``, need no mark and no decorator of ours.
 
 ``PersistentArray`` and ``StorageObject`` are for programs that use PyCOMPSs' storage interface; the

@@ -19,6 +19,7 @@ import gc
 import math
 import os
 import sys
+import traceback
 import weakref
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
@@ -124,8 +125,12 @@ class InPlace:
 
     def change(self, function: Callable[[NDArray[Any]], Any]) -> None:
         """Calls ``function`` with the array, writable, while nobody else has it. Nothing may refer
-        to the array afterwards. If that fails, the array is broken. Errors as ``read``, and Busy
-        while this process itself reads it."""
+        to the array afterwards. If that fails, the array is half-written. Errors as ``read``, and
+        Busy while this process itself reads it; RuntimeError if it was passed to a task and not
+        waited for since."""
+        tracker = sys.modules.get("pycompss.runtime.management.object_tracker")
+        if tracker is not None and tracker.OT.is_tracked(self):
+            raise RuntimeError(f"{self._ticket} is an argument of tasks: compss_wait_on it first")
         with self.writing() as arrays:
             function(arrays.pop())
 
@@ -181,7 +186,7 @@ def _attach(ticket: Ticket, mode: str, wait: Optional[float]) -> _ext.Lease:
         raise _errors.Aborted(text) from None
     except (_errors.NotFound, _errors.Disconnected) as error:
         raise _errors.NotFound(
-            f"{ticket} cannot be reached from host {os.uname().nodename}: {error}"
+            f"{ticket} is gone, or not on host {os.uname().nodename}: {error}"
         ) from None
     except (_errors.TimedOut, _errors.Busy) as error:
         raise type(error)(f"{ticket} is in use: {error}") from None
@@ -247,49 +252,58 @@ def peeking() -> Iterator[None]:
 @contextlib.contextmanager
 def writing(tickets: Iterable[Ticket]) -> Iterator[list[InPlaceArray]]:
     """Inside the block this process alone has the arrays. They are handed over at the end; after an
-    exception they count as half-written. All references to them have to be gone by then: if one is
-    left, that is a RuntimeError, and a half-written array."""
+    exception they count as half-written. Nothing may refer to them then: if something does, that is
+    a RuntimeError, and the array is deleted, since it cannot be taken away from who has it."""
     wanted = {(ticket.store, ticket.id): ticket for ticket in tickets}
     arrays: list[InPlaceArray] = []
+    leases: dict[Ticket, weakref.ref[_ext.Lease]] = {}
     try:
         # In one order everywhere: two tasks that want the same two arrays do not block each other.
         for key in sorted(wanted):
-            _writing[key] = _turn(wanted[key])
+            _writing[key] = _turn(wanted[key], leases)
         arrays += [_writing[key] for key in wanted]
         yield arrays
-        arrays.clear()
-        _hand_over(wanted)
+        _finished(leases, True)
+    except BaseException as error:
+        # The frames that the exception has gone through refer to the arrays as well.
+        traceback.clear_frames(error.__traceback__)
+        raise
     finally:
         arrays.clear()
         _writing.clear()
+        if any(lease() is not None for lease in leases.values()):
+            gc.collect()
+        _take_back(leases)
 
 
-def _turn(ticket: Ticket) -> InPlaceArray:
-    """The array for this process alone, unfinished until ``_hand_over``."""
+def _turn(ticket: Ticket, leases: dict[Ticket, weakref.ref[_ext.Lease]]) -> InPlaceArray:
+    """The array for this process alone; unfinished. Its lease is added to ``leases``."""
     gc.collect()  # A map that this process has forgotten would be in its own way.
     lease = _versioned(ticket, "x")
     ticket = ticket._replace(version=ticket.version + 1)
+    leases[ticket] = weakref.ref(lease)
     _header(ticket, lease)[:] = ticket.version, 1
     return _array(ticket, lease)
 
 
-def _hand_over(wanted: dict[tuple[int, int], Ticket]) -> None:
-    """Declares the arrays in ``_writing`` finished and lets them go."""
-    leases = {}
-    while _writing:
-        key, array = _writing.popitem()
-        lease = lease_of(array)
-        assert lease is not None
-        _header(wanted[key], lease)[_UNFINISHED] = 0
-        leases[key] = weakref.ref(lease)
-        del array, lease
-    if any(lease() is not None for lease in leases.values()):
-        gc.collect()
-    for key, reference in leases.items():
+def _finished(leases: dict[Ticket, weakref.ref[_ext.Lease]], finished: bool) -> None:
+    for ticket, reference in leases.items():
         lease = reference()
         if lease is not None:
-            _header(wanted[key], lease)[_UNFINISHED] = 1
-            raise RuntimeError(
-                f"{wanted[key]} was changed in place by a task which has ended, but something "
-                f"refers to it still"
-            )
+            _header(ticket, lease)[_UNFINISHED] = 0 if finished else 1
+
+
+def _take_back(leases: dict[Ticket, weakref.ref[_ext.Lease]]) -> None:
+    """Deletes the arrays that something refers to still; RuntimeError if there are any."""
+    kept = []
+    for ticket, reference in leases.items():
+        lease = reference()
+        if lease is not None:
+            _header(ticket, lease)[_UNFINISHED] = 1
+            lease.abort()
+            kept.append(str(ticket))
+    if kept:
+        raise RuntimeError(
+            f"{', '.join(kept)}: the task that changed it in place has ended, but its process "
+            f"refers to it still. So it was deleted"
+        )

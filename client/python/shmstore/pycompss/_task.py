@@ -227,11 +227,12 @@ def _run(inner: Callable[..., Any], marks: _Marks, args: Any, kwargs: dict[str, 
             tickets.append(ticket)
     with writing(tickets) as arrays:
         arrays.clear()
-        result = inner(*args, **kwargs)
-        for parameter in args:  # All has been written to files.
-            if hasattr(parameter, "content"):
-                parameter.content = None
-        return result
+        try:
+            return inner(*args, **kwargs)
+        finally:
+            for parameter in args:  # What they hold has been written to files.
+                if hasattr(parameter, "content"):
+                    parameter.content = None
 
 
 def _shared(value: Any, collection: bool) -> Any:
