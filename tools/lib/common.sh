@@ -55,7 +55,7 @@ build() {
     if [[ -f $cache ]] && ! grep -qxF "CMAKE_HOME_DIRECTORY:INTERNAL=$root" "$cache"; then
         rm -rf "${root:?}/build/$preset"
     fi
-    cmake --preset "$preset"
+    cmake --preset "$preset" || return
     cmake --build "build/$preset" ${1:+--target "$@"}
 }
 
@@ -69,8 +69,9 @@ install_package() {
         -type f -not -name '*.pyc' -exec cksum {} + | sort -k 3)
     if [[ -f $stamp && $(<"$stamp") == "$wanted" ]]; then return; fi
     # README is part of the metadata, and a folder of its own keeps a later `pip install .` apart.
+    # (pip before 23.1, as Debian 12 has it, does not know -C.)
     "$venv/bin/python" -m pip install --disable-pip-version-check --no-deps --force-reinstall \
-        --no-build-isolation -C build-dir=build/wheel-prebuilt \
-        -C cmake.define.SHMSTORE_PREBUILT="$root/build/release" .
+        --no-build-isolation --config-settings=build-dir=build/wheel-prebuilt \
+        --config-settings=cmake.define.SHMSTORE_PREBUILT="$root/build/release" . || return
     printf '%s\n' "$wanted" >"$stamp"
 }
