@@ -98,6 +98,13 @@ Result<void> AnyArray::handover() {
   });
 }
 
+Result<void> AnyArray::let_go(bool half_written) {
+  return guarded([&]() -> Result<void> {
+    if (lease_) return lease_->let_go(half_written);
+    return make_error(ErrorCode::invalid_argument, "array: the handle is empty");
+  });
+}
+
 Result<void> AnyArray::release() noexcept {
   const std::unique_ptr<client_internal::Lease> lease = std::move(lease_);
   return guarded([&]() -> Result<void> {

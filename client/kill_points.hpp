@@ -7,8 +7,9 @@
 ///
 /// A point's name is `<op>.<where>`. Messages and maps of all operations go through shared code
 /// (wire.cpp, connection.cpp, lease.cpp, seal.cpp), which passes the point of its operation.
-/// before_map and after_map surround the mapping of an array's bytes (of seal: the swap of the
-/// writable map), before_unmap and after_unmap the end of one.
+/// before_map and after_map surround the mapping of an array's bytes (of seal, and of release and
+/// abort of an exclusive lease: the swap of the writable map), before_unmap and after_unmap the end
+/// of one.
 
 #include <cstdint>
 #include <string_view>
@@ -25,11 +26,12 @@ inline constexpr std::string_view kKillPoints[] = {
     "attach.before_send",  "attach.after_send",    "attach.after_reply",  "attach.before_map",
     "attach.after_map",    "segment.before_send",  "segment.after_send",  "segment.after_reply",
     "segment.before_map",  "segment.after_map",    "release.before_send", "release.after_send",
-    "release.after_reply", "release.before_unmap", "release.after_unmap", "cached.before_send",
-    "cached.after_send",   "cached.after_reply",   "cached.before_map",   "cached.after_map",
-    "wait.before_send",    "wait.after_send",      "wait.after_reply",    "cancel.before_send",
-    "cancel.after_send",   "cancel.after_reply",   "abort.before_send",   "abort.after_send",
-    "abort.after_reply",   "abort.before_unmap",   "abort.after_unmap",   "handover.before_send",
+    "release.after_reply", "release.before_map",   "release.after_map",   "release.before_unmap",
+    "release.after_unmap", "cached.before_send",   "cached.after_send",   "cached.after_reply",
+    "cached.before_map",   "cached.after_map",     "wait.before_send",    "wait.after_send",
+    "wait.after_reply",    "cancel.before_send",   "cancel.after_send",   "cancel.after_reply",
+    "abort.before_send",   "abort.after_send",     "abort.after_reply",   "abort.before_map",
+    "abort.after_map",     "abort.before_unmap",   "abort.after_unmap",   "handover.before_send",
     "handover.after_send", "handover.after_reply",
 };
 

@@ -42,11 +42,13 @@ Result<std::int64_t> wire_timeout(Timeout timeout, std::string_view field) {
   return std::min<std::int64_t>(timeout->count(), protocol::kTimeoutMsMax);
 }
 
-/// Whether the end of the grant is an abort: of a draft, or of a repair that could not begin.
+/// Whether the end of the grant is an abort: of a draft, of a repair that could not begin, of what
+/// is half-written.
 bool Lease::is_dropped() const noexcept {
   const auto access = static_cast<std::uint8_t>(access_);
   const auto state = static_cast<std::uint8_t>(array_state_);
-  return is_draft_creator() || (data_ == nullptr && is_unrepaired(access, state));
+  if (is_draft_creator() || half_written_) return true;
+  return data_ == nullptr && is_unrepaired(access, state);
 }
 
 Lease::~Lease() {
@@ -198,7 +200,7 @@ Result<void> Lease::handover_inherited() {
   protocol::AttachRequest request;
   request.id = id_.raw;
   request.store_id = store_id_;
-  request.access = static_cast<std::uint8_t>(Access::read);
+  request.access = static_cast<std::uint8_t>(Access::hold);
   auto own = std::make_unique<Lease>(state_);
   Call call(Op::attach);
   call.add(request);

@@ -37,6 +37,9 @@ class Lease {
 
   [[nodiscard]] Result<void> handover();
 
+  /// Ends an exclusive lease, not the map; see AnyArray::let_go.
+  [[nodiscard]] Result<void> let_go(bool half_written);
+
   /// True in every process but the one that got the grant.
   [[nodiscard]] bool inherited() const noexcept { return epoch_ != process_epoch(); }
   [[nodiscard]] bool is_draft_creator() const noexcept {
@@ -67,7 +70,7 @@ class Lease {
   Result<OwnedFd> fetch_descriptor();
   bool is_dropped() const noexcept;
   void forget_map() noexcept;
-  Result<void> swap_map(bool to_private);
+  Result<void> swap_map(bool to_private, protocol::Op op);
   Result<void> harden(const SealOptions& options);
   Result<void> send_seal(bool hard, const SealOptions& options);
   Result<void> handover_inherited();
@@ -77,8 +80,9 @@ class Lease {
   std::shared_ptr<State> state_;
   std::shared_ptr<Connection> connection_;
   std::uint64_t epoch_ = 0;
-  bool held_ = false;     ///< The grant has not been given back.
-  bool damaged_ = false;  ///< A failed hard seal left a private map: what is written is lost.
+  bool held_ = false;          ///< The grant has not been given back.
+  bool damaged_ = false;       ///< A failed hard seal left a private map: what is written is lost.
+  bool half_written_ = false;  ///< Exclusive: its end leaves the array broken.
   std::uint64_t segment_ = 0;
   std::uint64_t offset_ = 0;
   std::uint64_t segment_bytes_ = 0;

@@ -3,7 +3,7 @@
 // Hard seal: the kernel refuses F_SEAL_WRITE while a writable map exists, so the map is first
 // swapped for a private one at the same address. If the daemon then says no (busy), it is swapped
 // back, so that the draft can go on. What other threads write in between is lost; a handle belongs
-// to one thread at a time.
+// to one thread at a time. An exclusive lease is let go the same way while pointers are left.
 #include <cstring>
 #include <utility>
 
@@ -40,18 +40,37 @@ Result<void> Lease::seal(const SealOptions& options) {
   const bool hard = options.hard || hard_ || (perms_ & 077U) != 0;
   if (!hard || bytes_ == 0) return send_seal(hard, options);
 
-  if (Result<void> swapped = swap_map(true); !swapped) return swapped;
+  if (Result<void> swapped = swap_map(true, Op::seal); !swapped) return swapped;
   Result<void> sealed = send_seal(true, options);
-  if (!sealed && connection_->alive()) damaged_ = !swap_map(false).has_value();
+  if (!sealed && connection_->alive()) damaged_ = !swap_map(false, Op::seal).has_value();
   return sealed;
 }
 
 /// Soft to hard. The private map may stay if the daemon says no: nobody writes the array any more.
 Result<void> Lease::harden(const SealOptions& options) {
   if (map_.writes_through()) {
-    if (Result<void> swapped = swap_map(true); !swapped) return swapped;
+    if (Result<void> swapped = swap_map(true, Op::seal); !swapped) return swapped;
   }
   return send_seal(true, options);
+}
+
+Result<void> Lease::let_go(bool half_written) {
+  if (access_ != Access::exclusive) {
+    return make_error(ErrorCode::invalid_argument, "array: is not held exclusively");
+  }
+  if (!held_) return {};
+  half_written_ = half_written_ || half_written;
+  if (inherited() || !connection_->alive()) {
+    held_ = false;
+    return {};
+  }
+  const Op op = half_written_ ? Op::abort : Op::release;
+  // Before anybody else is told that it is free: no pointer here may write it any more.
+  if (bytes_ > 0) {
+    if (Result<void> swapped = swap_map(true, op); !swapped) return swapped;
+  }
+  held_ = false;
+  return connection_->give_back(id_, access_, half_written_);
 }
 
 Result<void> Lease::send_seal(bool hard, const SealOptions& options) {
@@ -82,14 +101,14 @@ Result<void> Lease::send_seal(bool hard, const SealOptions& options) {
   return done;
 }
 
-Result<void> Lease::swap_map(bool to_private) {
+Result<void> Lease::swap_map(bool to_private, Op op) {
   Result<OwnedFd> descriptor = fetch_descriptor();
   if (!descriptor) return descriptor.error();
   MappingCache& cache = MappingCache::instance();
   if (to_private) cache.hide(map_);  // A private map must not become anybody else's.
-  pass_kill_point(Op::seal, Step::before_map);
+  pass_kill_point(op, Step::before_map);
   const MapOutcome outcome = cache.swap(map_, view(), std::move(*descriptor), to_private);
-  pass_kill_point(Op::seal, Step::after_map);
+  pass_kill_point(op, Step::after_map);
   const bool shared = to_private == (outcome.problem != MapProblem::none);
   if (shared) cache.show(map_);
   if (outcome.problem != MapProblem::none) return map_error(outcome);

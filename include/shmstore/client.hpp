@@ -208,6 +208,13 @@ class AnyArray {
   Result<void> seal(const SealOptions& options = {});
   /// Keeps the array alive for whoever gets its id by another way, for `grace` from now on.
   Result<void> handover();
+  /// Ends an exclusive lease now, although pointers to the memory are left: the map is swapped for
+  /// a private one at the same address, which the destructor ends. Through those pointers one may
+  /// see what others write later; what is written there stays in this process. `half_written`:
+  /// leaves the array broken, as if this process had died. Twice is fine.
+  /// Errors: invalid_argument (not exclusive), no_capacity (no room for another map; the lease
+  /// stays, and its end leaves the array broken if that was asked for).
+  Result<void> let_go(bool half_written = false);
   /// Ends the lease now; a second call does nothing. The memory is unmapped: no pointer to it may
   /// be used any more. A draft of its creator is aborted.
   Result<void> release() noexcept;

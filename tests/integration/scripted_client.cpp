@@ -26,6 +26,7 @@ class Script {
     step("ping", client_->ping());
     create_and_seal();
     mutable_and_copy();
+    exclusive();
     hand_over();
     cached();
     waits();
@@ -82,6 +83,27 @@ class Script {
     if (copy) step("release copy", copy->release());
     if (writer) step("release r+", writer->release());
     if (shared) step("release", shared->release());
+  }
+
+  void exclusive() {
+    CreateOptions options;
+    options.is_mutable = options.keep = true;
+    auto made = filled("mutable", create_bytes(*client_, "script/alone", kBytes, options));
+    if (made) step("release", made->release());
+    const auto alone = [this] {
+      AttachOptions attach = access(Access::exclusive);
+      attach.repair = true;
+      auto array = client_->attach_any("script/alone", attach);
+      step("exclusive", array);
+      if (array) fill(*array, kScriptByte);
+      return array;
+    };
+    auto held = client_->attach_any("script/alone", access(Access::hold));
+    step("hold", held);
+    if (auto array = alone()) step("let go", array->let_go());
+    if (auto array = alone()) step("give up", array->let_go(true));
+    if (auto array = alone()) step("release repaired", array->release());
+    step("delete", client_->remove("script/alone"));
   }
 
   void hand_over() {
