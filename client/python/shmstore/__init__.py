@@ -41,6 +41,7 @@ from ._errors import (
     TimedOut,
 )
 from ._ext import __version__, calibrate, release
+from ._hold import Handle
 from ._opened import hold_opened
 from .persist import load, save
 from .sharing import (
@@ -67,6 +68,7 @@ __all__ = [
     "Client",
     "Disconnected",
     "Error",
+    "Handle",
     "Internal",
     "InvalidArgument",
     "NoCapacity",
@@ -93,8 +95,10 @@ __all__ = [
     "exists",
     "full",
     "full_like",
+    "handle",
     "hold_opened",
     "holders",
+    "in_flight",
     "info",
     "keep",
     "list",
@@ -247,6 +251,16 @@ def attach_many(
     names: Iterable[str], mode: str = "r", *, timeout: Optional[float] = None
 ) -> dict[str, SharedArray]:
     return default_client().attach_many(names, mode, timeout=timeout)
+
+
+@_documented
+def handle(array: Any = None, *, id: Optional[str] = None) -> Handle:
+    return default_client().handle(array, id=id)
+
+
+@_documented
+def in_flight(prefix: str = "") -> Dicts:
+    return default_client().in_flight(prefix)
 
 
 @_documented

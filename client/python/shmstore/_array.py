@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, cast
 
 import numpy as np
 
-from . import _ext, _opened
+from . import _exclusive, _ext, _opened
 from ._dtype import dtype_of
 from ._errors import InvalidArgument, shown
 
@@ -128,7 +128,10 @@ class SharedArray(_ext.ArrayBase):
     ``copy.copy`` and ``copy.deepcopy`` give plain ndarrays.
 
     A ``with`` block seals a draft that this process created when it ends, or drops it on an
-    exception; for other arrays the end of the block does nothing.
+    exception. It hands over an array that was attached exclusively, or leaves it broken on an
+    exception; the array and its views are private from then on and not to be used. For other arrays
+    the end of the block does nothing. At the end of the interpreter exclusive arrays are handed
+    over as well, but left broken by an uncaught exception.
 
     Threads: like any ndarray. Fork: a child reads what it inherited; nothing it does with it ends
     the parent's lease.
@@ -168,10 +171,7 @@ class SharedArray(_ext.ArrayBase):
             raise InvalidArgument("x: is not an array of the store")
         lease.seal(hard, milliseconds(wait, "wait"))
         _opened.sealed_here(lease)
-        self.flags.writeable = False
-        # The root too: an array may be made writable again while its base is.
-        if isinstance(self.base, np.ndarray):
-            self.base.flags.writeable = False
+        self._set_read_only()
         return self
 
     def __enter__(self) -> Self:
@@ -184,6 +184,8 @@ class SharedArray(_ext.ArrayBase):
         trace: Optional[TracebackType],
     ) -> None:
         lease = lease_of(self)
+        if lease is not None and lease.access == "x" and lease.valid and not lease.inherited:
+            return self._end_exclusive(lease, kind is not None)
         if lease is None or not lease.creator or lease.state != "draft" or lease.inherited:
             return
         if kind is None:
@@ -194,6 +196,21 @@ class SharedArray(_ext.ArrayBase):
         except Exception:
             # The block's own exception is the one to show; the draft goes with the array.
             pass
+
+    def _end_exclusive(self, lease: _ext.Lease, half_written: bool) -> None:
+        try:
+            _exclusive.let_go(lease, half_written)
+        except Exception:
+            # With an exception of its own, the block's is the one to show.
+            if not half_written:
+                raise
+        self._set_read_only()
+
+    def _set_read_only(self) -> None:
+        self.flags.writeable = False
+        # The root too: an array may be made writable again while its base is.
+        if isinstance(self.base, np.ndarray):
+            self.base.flags.writeable = False
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         from ._handle import reduce_array

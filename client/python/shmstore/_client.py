@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, SupportsIndex, Union,
 
 import numpy as np
 
-from . import _ext
+from . import _exclusive, _ext
 from ._array import SharedArray, array_on, milliseconds
 from ._dtype import dtype_argument, dtype_text
 from ._errors import InvalidArgument, shown
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
+
+    from ._hold import Handle
 
     ShapeLike = Union[SupportsIndex, Sequence[SupportsIndex]]
     Dict = dict[str, Any]
@@ -199,8 +201,9 @@ def _prefix(prefix: Any) -> Dict:
 
 class Watch:
     """A stream of events, from ``Client.watch``: an iterator of dicts with the keys ``event``
-    (``"created"``, ``"sealed"``, ``"deleted"``, ``"kept"``, ``"unkept"``; ``"lost"``: some were
-    dropped because nobody read them), ``name``, ``id``, ``version``, ``state``, ``uid``.
+    (``"created"``, ``"sealed"``, ``"deleted"``, ``"kept"``, ``"unkept"``, ``"broken"``,
+    ``"repaired"``; ``"lost"``: some were dropped because nobody read them), ``name``, ``id``,
+    ``version``, ``state``, ``uid``.
 
     Holds a connection of its own until it is garbage. Not for several threads at once, nor for a
     forked child.
@@ -428,16 +431,48 @@ class Client:
         newer = _count(newer_than, "newer_than")
         access, repair = _mode(mode, exclusive, repair), bool(repair)
         if id is None:
-            return array_on(self._ext.attach(_existing(name), access, wait_ms, newer, repair))
+            lease = self._ext.attach(_existing(name), access, wait_ms, newer, repair)
+            return array_on(_exclusive.note(lease) if exclusive else lease)
         if name is not None or newer != 0:
             raise InvalidArgument("id: cannot be given together with a name or newer_than")
-        return array_on(self._ext.attach_id(_id(id), 0, access, wait_ms, False, repair))
+        return self._attach_id(_id(id), 0, mode, timeout, exclusive, repair)
+
+    def _attach_id(
+        self,
+        id: int,
+        store_id: int,
+        mode: str,
+        timeout: Optional[float],
+        exclusive: bool,
+        repair: bool,
+    ) -> SharedArray:
+        access, wait_ms = _mode(mode, exclusive, repair), milliseconds(timeout)
+        lease = self._ext.attach_id(id, store_id, access, wait_ms, False, bool(repair))
+        return array_on(_exclusive.note(lease) if exclusive else lease)
 
     def attach_many(
         self, names: Iterable[str], mode: str = "r", *, timeout: Optional[float] = None
     ) -> dict[str, SharedArray]:
         """``attach`` for each name; returns the arrays by name. ``timeout`` is for each of them."""
         return {name: self.attach(name, mode, timeout=timeout) for name in names}
+
+    def handle(self, array: Any = None, *, id: Optional[str] = None) -> Handle:
+        """A handle, which keeps an array alive without mapping it, to be passed on.
+
+        array: one that this process holds, or a name; or ``id=``. Whoever passes a mutable array on
+        for others to have exclusively lets go of the array itself (``del x``), and keeps this.
+
+        Raises NotFound, Aborted (a draft that was dropped). Waits for nobody.
+        """
+        from ._hold import Handle, handle_of
+
+        if isinstance(array, np.ndarray):
+            return handle_of(self, array)
+        if id is None:
+            return Handle(self, self._ext.attach(_existing(array), "h", 0, 0))
+        if array is not None:
+            raise InvalidArgument("id: cannot be given together with an array or a name")
+        return Handle(self, self._ext.attach_id(_id(id), 0, "h", 0, False))
 
     #: Ends the lease of an array now; see the function ``release``.
     release = staticmethod(_ext.release)
@@ -450,11 +485,21 @@ class Client:
 
     def info(self, name: Optional[str] = None, *, id: Optional[str] = None) -> Dict:
         """What the store knows about an array: ``id, name, dtype, shape, order, nbytes, state,
-        version, perms, uid, leases, kept, ttl_s, created, sealed, attrs``; times in Unix seconds.
+        version, perms, uid, leases, kept, ttl_s, created, sealed, attrs, in_flight, broken``; times
+        in Unix seconds. ``in_flight``: how many handles were pickled and not opened yet, as far as
+        the store can tell. ``broken``: None, or who had a broken array and when it went away:
+        ``pid, command, at``.
 
         Raises NotFound.
         """
         return cast("Dict", self._admin("info", _target(name, id)))
+
+    def in_flight(self, prefix: str = "") -> Dicts:
+        """The arrays of ``list`` whose handles were pickled and not all opened yet: what is on its
+        way from one process to another. A handle that is lost counts until its grace has passed;
+        one that is opened several times takes several off.
+        """
+        return [info for info in self.list(prefix) if info["in_flight"]]
 
     def exists(self, name: str) -> bool:
         """Whether there is an array of this name, drafts included."""
@@ -466,7 +511,10 @@ class Client:
     def holders(
         self, name: Optional[str] = None, *, id: Optional[str] = None
     ) -> Dicts:
-        """Who holds an array: dicts of ``pid, command, uid, access, since``. Raises NotFound."""
+        """Who holds an array: dicts of ``pid, command, uid, access, since``; ``access`` also
+        ``"x"`` (exclusive) and ``"h"`` (a handle). With pid 0, handles that were pickled and may be
+        opened yet: also ``in_flight`` (how many were not) and ``from_pid``. Raises NotFound.
+        """
         return cast("Dicts", self._admin("holders", _target(name, id))["holders"])
 
     def wait(self, name: str, newer_than: int = 0, timeout: Optional[float] = None) -> int:

@@ -74,6 +74,10 @@ class Lease:
 
     def abort(self) -> None: ...
 
+    def release(self) -> None: ...
+
+    def let_go(self, half_written: bool) -> None: ...
+
 def release(x: numpy.typing.NDArray[Any]) -> bool:
     """
     Ends the lease of ``x`` now, if nothing else refers to ``x``.

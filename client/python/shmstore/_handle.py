@@ -43,6 +43,7 @@ _PICKLE_BYTES = 40
 
 
 def _host() -> str:
+    """Short name of this host, for error texts."""
     return os.uname().nodename.split(".")[0][:_HOST_BYTES_MAX]
 
 
@@ -94,13 +95,13 @@ def _mode(array: SharedArray, lease: _ext.Lease) -> str:
 
 
 def _hand_over(lease: _ext.Lease) -> None:
+    """Keeps the array for whoever gets its handle."""
     if not lease.inherited:
         lease.handover()
         return
     # The lease belongs to the process this one was forked from: take one here, for the moment.
     client = _connect.client_of(lease.store_id, None)
-    mode = "r+" if lease.state == "draft" else "r"
-    client._ext.attach_id(lease.id, lease.store_id, mode, 0, False).handover()
+    client._ext.attach_id(lease.id, lease.store_id, "h", 0, False).handover()
 
 
 def open(  # noqa: A001 - the name counts in every handle
@@ -149,6 +150,7 @@ def _attach(store_id: int, id: int, host: str, mode: str, path: Optional[str]) -
 
 
 def _where(host: str) -> str:
+    """Where a handle was made, for error texts."""
     here = _host()
     return f"it was made on host {host}, this is {here}" if host != here else f"made on host {host}"
 

@@ -111,6 +111,11 @@ void Lease::release() {
   locked([&] { return array_.release(); });
 }
 
+void Lease::let_go(bool half_written) {
+  locked([&] { return array_.let_go(half_written); });
+  data_ = nullptr;
+}
+
 int Lease::get_buffer(PyObject* self, Py_buffer* view, int flags) {
   auto* lease = nb::inst_ptr<Lease>(self);
   if (!lease->valid()) {
@@ -224,7 +229,9 @@ void bind_lease(nb::module_& module) {
       .def_prop_ro("socket_path", &Lease::socket_path)
       .def("seal", &Lease::seal, nb::arg("hard"), nb::arg("wait_ms").none())
       .def("handover", &Lease::handover)
-      .def("abort", &Lease::abort);
+      .def("abort", &Lease::abort)
+      .def("release", &Lease::release)
+      .def("let_go", &Lease::let_go, nb::arg("half_written"));
   module.def("release", &release_array, nb::arg("x"),
              nb::sig("def release(x: numpy.typing.NDArray[typing.Any]) -> bool"), kReleaseDoc);
   module.def(

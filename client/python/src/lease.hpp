@@ -53,6 +53,8 @@ class Lease {
   void abort();
   /// Ends the lease and unmaps. REQUIRES: nobody uses the memory any more.
   void release();
+  /// Ends an exclusive lease; the memory stays, private, for the arrays that are left.
+  void let_go(bool half_written);
 
   /// The type's Py_bf_… slots.
   static int get_buffer(PyObject* self, Py_buffer* view, int flags);
