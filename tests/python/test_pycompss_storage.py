@@ -77,6 +77,13 @@ def test_objects_travel_as_ids(stored, client):
 
 
 @needs_sources
+def test_nothing_is_left_of_killed_workers(stored, client):
+    (fact,) = stored("killed", workers=1).facts["killed"]
+    assert fact == {"kept": [True, True], "made": 65535.0, "mine": 3.0 * 65536}
+    assert client.list() == []
+
+
+@needs_sources
 @pytest.mark.parametrize(
     "part, text", [("writing", "read-only"), ("setting", "persistent objects do not change")]
 )

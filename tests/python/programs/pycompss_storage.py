@@ -1,5 +1,7 @@
 """A PyCOMPSs program that uses the storage interface."""
 
+import os
+import signal
 import sys
 
 import numpy as np
@@ -122,6 +124,23 @@ def setting():
 def gone():
     look_by_id("shma-0000000000000001-12345")
     compss_barrier()
+
+
+@task(returns=1)
+def processes():
+    return [os.getpid(), os.getppid()]
+
+
+def killed():
+    x = PersistentArray(np.full(1 << 16, 3.0))
+    x.makePersistent()
+    compss_wait_on(total_of(x))
+    made = compss_wait_on(make(1 << 16, ""))
+    pids = compss_wait_on(processes())
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    say("killed", kept=[info["kept"] for info in shm.list("pycompss/") if "/" in info["name"][9:]],
+        made=float(made[-1]), mine=float(getByID(x.getID()).sum()))  # fmt: skip
 
 
 if __name__ == "__main__":
