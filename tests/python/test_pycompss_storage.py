@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import wait_until
 from pycompss_tree import application, needs_sources, tree  # noqa: F401 - fixtures
 
 import shmstore
@@ -47,7 +48,7 @@ def test_arrays_travel_as_ids(stored, client):
         ["PersistentArray", 256 * 256 * 0.5], ["ndarray", 3], ["PersistentArray", 256 * 256 * 0.5]
     ]  # fmt: skip
     assert facts["waited for"] == [{"kind": "PersistentArray", "id": fact["id"]}]
-    assert client.list() == []  # the application has ended
+    wait_until(lambda: client.list() == [])  # the application has ended
 
 
 @needs_sources
@@ -59,7 +60,7 @@ def test_results_of_tasks_are_stored_by_the_worker(stored, client):
     assert fact["again"] == ["PersistentArray", total]
     assert fact["name"].startswith("pycompss/")
     assert facts["alias"] == [{"same": True}]
-    assert [info["name"] for info in client.list()] == ["results/kept"]
+    wait_until(lambda: [info["name"] for info in client.list()] == ["results/kept"])
 
 
 @needs_sources
@@ -73,14 +74,14 @@ def test_objects_travel_as_ids(stored, client):
     assert made["seen"][:2] == ["made by a task", float(1 << 16)]
     assert made["label"] == "made by a task" and made["id"]
     assert "there is no persistent object" in facts["deleted"][0]["text"]
-    assert client.list() == []
+    wait_until(lambda: client.list() == [])
 
 
 @needs_sources
 def test_nothing_is_left_of_killed_workers(stored, client):
     (fact,) = stored("killed", workers=1).facts["killed"]
     assert fact == {"kept": [True, True], "made": 65535.0, "mine": 3.0 * 65536}
-    assert client.list() == []
+    wait_until(lambda: client.list() == [])
 
 
 @needs_sources
@@ -219,7 +220,7 @@ def test_what_a_killed_application_left_is_taken_away(storage_api, shm, script):
         "os.kill(os.getpid(), 9)"
     )
     assert done.returncode == -9
-    assert len(shm.list()) == 2
+    wait_until(lambda: len(shm.list()) == 2)  # its marker is gone, when the store knows of its end
     storage_api.init()
     assert [info["name"] for info in shm.list() if info["kept"]] == ["alias"]
     assert storage_api.getByID("alias").getID()

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 
 import numpy as np
 from pycompss.api.api import compss_barrier, compss_wait_on
@@ -139,6 +140,8 @@ def killed():
     pids = compss_wait_on(processes())
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
+    while sum("/" not in info["name"][9:] for info in shm.list("pycompss/")) > 1:
+        time.sleep(0.002)  # tidy: allow(sleep) because the store learns of their end a little later
     say("killed", kept=[info["kept"] for info in shm.list("pycompss/") if "/" in info["name"][9:]],
         made=float(made[-1]), mine=float(getByID(x.getID()).sum()))  # fmt: skip
 
