@@ -11,7 +11,15 @@ import time
 import pytest
 from conftest import PATIENCE, SHMCTL, environment, let_go, shmctl, wait_until
 
-ME = pwd.getpwuid(os.getuid()).pw_name
+
+def user_name():
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # as in many containers
+        return str(os.getuid())
+
+
+ME = user_name()
 
 
 @pytest.fixture
