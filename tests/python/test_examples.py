@@ -1,0 +1,108 @@
+"""The programs in examples/: every engine that is installed, every way of the data, small."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import PATIENCE, daemon_program
+from pycompss_tree import application, needs_sources, tree  # noqa: F401 - fixtures
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+SMALL = {
+    "matmul.py": ("--blocks", "3", "--edge", "40"),
+    "kmeans.py": ("--fragments", "3", "--mib", "0.05", "--rounds", "3"),
+}
+ENGINES = ("pool", "joblib", "dask", "ray")
+NEEDS = {"pool": "shmstore", "joblib": "joblib", "dask": "distributed", "ray": "ray"}
+
+
+def example(name, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE * 4,
+        env={**os.environ, "SHMSTORED": daemon_program(), **environment},
+    )
+
+
+def need(engine):
+    if importlib.util.find_spec(NEEDS[engine]) is None:
+        pytest.skip(f"{engine} is not installed")
+
+
+CASES = [
+    (engine, way)
+    for engine in ENGINES
+    for way in ("store", "copy", "file")
+    if way != "file" or engine == "pool"  # files are the same everywhere
+]
+
+
+@pytest.mark.parametrize("engine, way", CASES)
+@pytest.mark.parametrize("name", SMALL)
+def test_computes_what_one_process_computes(name, engine, way):
+    need(engine)
+    if engine == "dask" and way == "store":
+        pytest.importorskip("shmstore.dask")
+    done = example(name, "--backend", engine, "--data", way, *SMALL[name])
+    assert done.returncode == 0, done.stderr
+    assert "are equal, bit for bit" in done.stdout
+
+
+@needs_sources
+@pytest.mark.parametrize("way", ["store", "copy"])
+@pytest.mark.parametrize("name", SMALL)
+def test_pycompss(application, name, way):  # noqa: F811
+    done = application(EXAMPLES / name, "--backend", "pycompss", "--data", way, *SMALL[name])
+    assert "are equal, bit for bit" in done.stdout
+
+
+@pytest.mark.parametrize("engine", ["dask"])
+def test_every_block_crosses_once_to_each_node(engine):
+    need(engine)
+    pytest.importorskip(f"shmstore.{engine}")
+    done = example("kmeans.py", "--backend", engine, "--data", "store", *SMALL["kmeans.py"])
+    assert done.returncode == 0, done.stderr
+    assert "2 private daemons" in done.stdout
+    assert re.search(r"every block crossed the wire once for each node", done.stdout), done.stdout
+
+
+def test_a_wrong_result_is_told(tmp_path):
+    """The check is one: a kernel that adds something makes it fail."""
+    text = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from tasks import kernels, programs\n"
+        "program = programs.Matmul(8, 2, 2, 2); right, _ = program.expected()\n"
+        "from tasks import command; wrong = {n: x + (n[1] == 1) for n, x in right.items()}\n"
+        "print(command.check(program, right), command.check(program, wrong))"
+    )
+    command = [sys.executable, "-c", text, str(EXAMPLES)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 1" and "WRONG: 2 arrays differ" in done.stdout
+
+
+def test_an_engine_that_is_missing_is_named(tmp_path):
+    (tmp_path / "joblib.py").write_text("raise ImportError('No module named joblib')")
+    done = example("matmul.py", "--backend", "joblib", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 3 and done.stdout.count("\n") == 1
+    assert "joblib: No module named joblib. tools/setup --extras" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("--backend", "pool", "--nodes", "2"), "one node only"),
+        (("--workers", "0"), "1 or more"),
+        (("--backend", "spark"), "invalid choice"),
+    ],
+)
+def test_bad_options(arguments, words):
+    done = example("matmul.py", *arguments)
+    assert done.returncode == 2 and words in done.stderr
