@@ -1,0 +1,67 @@
+"""tools/bench --apps: the paper's two programs over every data path, side by side.
+
+Runs matmul and k-means at block sizes from 128 KiB to 128 MiB with two worker processes, one
+arithmetic thread each. All paths of a size are run in turn, in another order each time, five times
+over; results are compared with what one process computes. Prints a table for each program, and
+writes, if asked, a flat JSON object and the plots.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT / "examples"))
+os.environ["PYTHONPATH"] = str(ROOT / "examples")  # for the workers of engines
+
+from tasks import blas  # noqa: E402,F401 - before numpy
+
+import chart  # noqa: E402
+import checks  # noqa: E402
+import report  # noqa: E402
+import study  # noqa: E402
+from tasks import nodes  # noqa: E402
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="tools/bench --apps", description=__doc__.split("\n")[0])
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--quick", action="store_true", help="one repetition of small programs")
+    how.add_argument("--full", action="store_true", help="all paths at all sizes, and 256 MiB")
+    parser.add_argument("--json", metavar="FILE", help="writes the results there")
+    parser.add_argument("--plots", metavar="FOLDER", help="writes a plot for each program there")
+    parser.add_argument("--only", metavar="TEXT", help="cells whose name contains this")
+    return parser.parse_args()
+
+
+def main():
+    options = arguments()
+    mode = "full" if options.full else "quick" if options.quick else "default"
+    cells = [cell for cell in study.cells(mode) if (options.only or "") in cell.label]
+    measured, load = [], [os.getloadavg()]
+    with nodes.started(1):
+        for cell in cells:
+            results = study.measure(cell, say)
+            measured.append((cell, results))
+            print(report.table(cell, results), flush=True)
+        flat = report.flat(measured)
+        if options.only is None:
+            flat.update(checks.run(mode, say))
+    load.append(os.getloadavg())
+    flat["load_start"], flat["load_end"] = (average[0] for average in load)
+    flat["apps_mode"], flat["machine"] = mode, report.machine(ROOT)
+    print(report.summary(flat))
+    if options.json:
+        pathlib.Path(options.json).write_text(json.dumps(flat, indent=2) + "\n")
+    if options.plots:
+        chart.write(measured, pathlib.Path(options.plots), flat["machine"])
+
+
+def say(text):
+    print(f"  {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

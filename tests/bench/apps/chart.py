@@ -1,0 +1,106 @@
+"""A plot for each program as an SVG file: wall time as a multiple of the lower bound, and the time
+until a task's arguments are usable, by block size."""
+
+import math
+import statistics
+from html import escape
+
+WIDTH, HEIGHT, LEFT, TOP, GAP = 430, 300, 60, 40, 90
+COLOURS = {
+    "fork": "#999999",
+    "npy": "#d62728",
+    "paper": "#ff7f0e",
+    "sharedarray": "#8c564b",
+    "mp_shm": "#e377c2",
+    "joblib": "#bcbd22",
+    "dask": "#17becf",
+    "ray": "#9467bd",
+    "shmstore": "#1f77b4",
+    "shmstore_exclusive": "#2ca02c",
+    "shmstore_cold": "#7fb2dd",
+}
+
+
+def write(measured, folder, caption):
+    """Writes study-<program>.svg for each program into the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for program in dict.fromkeys(cell.program for cell, _ in measured):
+        cells = [(cell, runs) for cell, runs in measured if cell.program == program]
+        (folder / f"study-{program}.svg").write_text(drawing(program, cells, caption))
+
+
+def drawing(program, cells, caption):
+    labels = [cell.label.split("_", 1)[1].replace("_", " ") for cell, _ in cells]
+    paths = [name for name in COLOURS if any(name in runs for _, runs in cells)]
+    walls = {name: [wall_ratio(runs, name) for _, runs in cells] for name in paths}
+    inward = {name: [data_path(runs, name) for _, runs in cells] for name in paths}
+    wide, high = 2 * WIDTH + LEFT + GAP + 130, HEIGHT + TOP + 70
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" '
+        'font-family="sans-serif" font-size="12">',
+        f'<rect width="{wide}" height="{high}" fill="white"/>',
+        panel(LEFT, f"{program}: wall time / fork", labels, walls),
+        panel(LEFT + WIDTH + GAP, f"{program}: arguments usable after, ms", labels, inward),
+    ]
+    for number, name in enumerate(paths):
+        y = TOP + 12 + 18 * number
+        x = LEFT + 2 * WIDTH + GAP + 20
+        parts.append(f'<path d="M{x} {y - 4}h20" stroke="{COLOURS[name]}" stroke-width="2.5"/>')
+        parts.append(text(x + 26, y, name, "start"))
+    parts.append(text(LEFT, high - 8, caption, "start", 10))
+    return "\n".join(parts) + "\n</svg>\n"
+
+
+def wall_ratio(runs, name):
+    if name not in runs or not runs[name].wall or not runs["fork"].wall:
+        return None
+    return statistics.median(runs[name].wall) / statistics.median(runs["fork"].wall)
+
+
+def data_path(runs, name):
+    if name not in runs or not runs[name].opened:
+        return None
+    return statistics.median(runs[name].opened) * 1000
+
+
+def panel(left, title, labels, lines):
+    """A frame with a logarithmic scale and a line for each path."""
+    values = [value for line in lines.values() for value in line if value]
+    if not values:
+        return ""
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    high = max(high, low + 1)
+
+    def place(n, value):
+        x = left + WIDTH * (n + 0.5) / len(labels)
+        return x, TOP + HEIGHT * (high - math.log10(value)) / (high - low)
+
+    parts = [text(left + WIDTH / 2, TOP - 14, title, "middle", 14)]
+    for power in range(low, high + 1):
+        y = place(0, 10**power)[1]
+        parts.append(f'<path d="M{left} {y:.1f}h{WIDTH}" stroke="#dddddd"/>')
+        parts.append(text(left - 6, y + 4, f"{10.0**power:g}", "end"))
+    for n, label in enumerate(labels):
+        parts.append(text(place(n, 10**low)[0], TOP + HEIGHT + 18, label, "middle"))
+    for name, line in lines.items():
+        points = [place(n, value) for n, value in enumerate(line) if value]
+        if not points:
+            continue
+        track = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        colour, width = COLOURS[name], 3 if name == "shmstore" else 1.5
+        parts.append(
+            f'<polyline points="{track}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
+        )
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>' for x, y in points]
+    parts.append(
+        f'<rect x="{left}" y="{TOP}" width="{WIDTH}" height="{HEIGHT}" fill="none" '
+        'stroke="#555555"/>'
+    )
+    return "\n".join(parts)
+
+
+def text(x, y, words, anchor, size=12):
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}">'
+        f"{escape(words)}</text>"
+    )
