@@ -124,6 +124,15 @@ except ValueError as error:
     assert str(error).startswith("on_failure: "), error
 else:
     raise SystemExit("IGNORE was accepted")
+from pycompss.api.on_failure import on_failure
+from pycompss.util.context import CONTEXT
+CONTEXT.set_master()  # else the decorator does nothing
+try:
+    on_failure(management="IGNORE")(task(c={Type: INOUT, Shared: True})(lambda c: None))(1)
+except ValueError as error:
+    assert str(error).startswith("on_failure: "), error
+else:
+    raise SystemExit("IGNORE was accepted")
 """
     done = python(tree, source)
     assert done.returncode == 0, done.stderr

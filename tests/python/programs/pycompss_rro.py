@@ -11,6 +11,7 @@ from pycompss.api.parameter import (
 from pycompss.api.task import task as plain_task
 from pycompss_common import Grid, inode, say
 
+from shmstore import zeros
 from shmstore.pycompss import RRO, compss_delete_object, task
 
 B = 128  # 128 KiB a block
@@ -108,6 +109,12 @@ def changes():
     x[:] = 2
     after = look(x)
     seen = [compss_wait_on(before), compss_wait_on(after)]
+    say("changed by its owner", seen=seen, expected=[B * B, 2 * B * B])
+    shared = zeros((B, B), mutable=True)
+    shared[:] = 1
+    before = look(shared)
+    shared[:] = 2
+    seen = [compss_wait_on(before), compss_wait_on(look(shared))]
     say("changed by its owner", seen=seen, expected=[B * B, 2 * B * B])
     double(x)  # from here on PyCOMPSs knows better than the main program what x holds
     result = compss_wait_on(look(x))

@@ -11,6 +11,7 @@ from typing import Any, Callable, Optional
 import numpy as np
 
 from .. import sharing
+from .._array import lease_around
 from ..sharing import map_leaves
 from ._config import engine, or_as_it_is, settings
 from ._in_place import InPlace, InPlaceArray, Ticket, peeking, writing
@@ -30,6 +31,7 @@ RRO = "recurrent_read_only"
 Shared = "shared_in_place"
 
 _DIRECTION = _parameter.Direction
+_IGNORED = "on_failure: with Shared, what a failed task left cannot be ignored"
 
 #: Types of parameters that carry objects into a task, as PyCOMPSs spells them.
 _IN_TYPES = ("IN", "COLLECTION", "COLLECTION_IN", "DICT_COLLECTION", "DICT_COLLECTION_IN")
@@ -72,6 +74,8 @@ def task(*args: Any, **specs: Any) -> Callable[[Callable[..., Any]], Callable[..
 
         @functools.wraps(inner)
         def call(*args: Any, **kwargs: Any) -> Any:
+            if marks.in_place and kwargs.get("on_failure") == "IGNORE":  # from @on_failure
+                raise ValueError(_IGNORED)
             if "compss_key" in kwargs and _context.in_worker():
                 return _run(inner, marks, args, kwargs)
             change = _submitted if _submits() else _called
@@ -119,7 +123,7 @@ class _Marks:
         for name, spec in specs.items():
             self.specs[name] = self._spec(name, spec) if isinstance(spec, dict) else spec
         if self.in_place and specs.get("on_failure") == "IGNORE":
-            raise ValueError("on_failure: with Shared, what a failed task left cannot be ignored")
+            raise ValueError(_IGNORED)
 
     def _spec(self, name: str, spec: dict[str, Any]) -> dict[str, Any]:
         read, in_place = spec.get(RRO), spec.get(Shared)
@@ -214,8 +218,6 @@ def _run(inner: Callable[..., Any], marks: _Marks, args: Any, kwargs: dict[str, 
     """In a worker: runs the task, which alone has the arrays that it changes."""
     if not marks.in_place:
         return inner(*args, **kwargs)
-    if kwargs.get("on_failure") == "IGNORE":
-        raise ValueError("on_failure: with Shared, what a failed task left cannot be ignored")
     tickets = []
     for parameter in args:
         name = getattr(parameter, "name", "").replace("#kwarg_", "")
@@ -245,6 +247,10 @@ def _shared(value: Any, collection: bool) -> Any:
     def leaf(x: Any) -> Any:
         if collection and _tracker.is_tracked(x):
             return x
+        lease = lease_around(x) if isinstance(x, np.ndarray) else None
+        if lease is not None and lease.state == "mutable":
+            # The task is to see what it holds now, not what it will hold.
+            return sharing.once(x, sharer._copy, sharing._same_array)
         shared = sharer.leaf(x)
         if not _pickled_otherwise(shared):
             return shared
