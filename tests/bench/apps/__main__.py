@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "examples"))
@@ -33,6 +34,7 @@ def arguments():
     parser.add_argument("--json", metavar="FILE", help="writes the results there")
     parser.add_argument("--plots", metavar="FOLDER", help="writes a plot for each program there")
     parser.add_argument("--only", metavar="TEXT", help="cells whose name contains this")
+    parser.add_argument("--repetitions", type=int, metavar="N", help="of every cell (5; quick: 1)")
     return parser.parse_args()
 
 
@@ -40,10 +42,14 @@ def main():
     options = arguments()
     mode = "full" if options.full else "quick" if options.quick else "default"
     cells = [cell for cell in study.cells(mode) if (options.only or "") in cell.label]
+    for cell in cells:
+        cell.repetitions = options.repetitions or cell.repetitions
     measured, load = [], [os.getloadavg()]
     with nodes.started(1):
         for cell in cells:
+            started = time.monotonic()
             results = study.measure(cell, say)
+            say(f"{cell.label}: {time.monotonic() - started:.0f} s")
             measured.append((cell, results))
             print(report.table(cell, results), flush=True)
         flat = report.flat(measured)

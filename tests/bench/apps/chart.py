@@ -16,6 +16,7 @@ COLOURS = {
     "dask": "#17becf",
     "ray": "#9467bd",
     "shmstore": "#1f77b4",
+    "shmstore_in_place": "#08306b",
     "shmstore_exclusive": "#2ca02c",
     "shmstore_cold": "#7fb2dd",
 }

@@ -40,11 +40,11 @@ def publishing(mode):
     size = (256 if mode == "quick" else 2048) * MIB
     source = np.random.default_rng(0).random(size // 8)
     put, fill, in_place = [], [], []
-    shm.stats()
+    client = shm.connect(os.environ["SHMSTORE_SOCKET"])
     for _ in range(1 if mode == "quick" else 5):
-        put.append(timed(lambda: shm.put(None, source)))
+        put.append(timed(lambda: client.put(None, source)))
         fill.append(filled_memfd(source))
-        draft = shm.empty(source.shape)
+        draft = shm.empty(source.shape, client=client)
         np.copyto(draft, source)  # the program's own work
         in_place.append(timed(lambda draft=draft: shm.share(draft)))
         del draft
@@ -151,18 +151,20 @@ def killing(mode):
         pass
     intact = all(np.array_equal(path.arrays[name], x) for name, x in program.inputs.items())
     mine = {os.getpid()}
-    wait_until(lambda: all(held_by(x) <= mine for x in path.arrays.values()), "their leases' end")
+    client = path.client
+
+    def only_mine():
+        numbers = (x.shm.id for x in path.arrays.values())
+        return all({who["pid"] for who in client.holders(id=one)} <= mine for one in numbers)
+
+    wait_until(only_mine, "the end of their leases")
     path.finish()
     gc.collect()
-    wait_until(lambda: shm.stats()["used"] == 0, "the memory's return")
-    report = json.loads(shm.default_client()._ext.admin("selfcheck", "{}"))
+    wait_until(lambda: client.stats()["used"] == 0, "the memory's return")
+    report = json.loads(client._ext.admin("selfcheck", "{}"))
     if not (intact and report["clean"]):
         sys.exit(f"killing: intact {intact}, selfcheck {report}")
-    return {"apps_killed_workers_left_bytes": shm.stats()["used"], "apps_killed_clean": 1}
-
-
-def held_by(array):
-    return {holder["pid"] for holder in shm.holders(id=array.shm.id)}
+    return {"apps_killed_workers_left_bytes": client.stats()["used"], "apps_killed_clean": 1}
 
 
 def wait_until(condition, what):

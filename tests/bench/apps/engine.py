@@ -156,6 +156,7 @@ def run(program, path, workers=2, done=None):
         return path.run(program, workers)
     times = Times()
     try:
+        path.prepare(program.inputs, program.outputs)
         if path.inherits:  # What is published before the fork is what workers inherit.
             publish(program, path, times)
         with Workers(path, workers) as crew:

@@ -36,6 +36,9 @@ class Path:
         """Why this path cannot be taken here, or None."""
         return None
 
+    def prepare(self, inputs, outputs):
+        """In the master, before the clock starts."""
+
     def start_worker(self):
         """In the worker, before its first task."""
 
@@ -267,6 +270,26 @@ class StoreCold(Store):
     hold_bytes = 0
 
 
+class StoreInPlace(Store):
+    """The same for a program that makes its arrays in the store in the first place (`shm.empty`
+    instead of `numpy.empty`): publishing is to seal them."""
+
+    name = "shmstore_in_place"
+
+    def prepare(self, inputs, outputs):
+        self.arrays = {}
+        for name, array in inputs.items():
+            self.arrays[name] = shm.empty_like(array, client=self.client)
+            np.copyto(self.arrays[name], array)
+        for name, block in outputs.items():
+            self.arrays[name] = self.client.put(None, block, mutable=True)
+
+    def publish(self, inputs, outputs):
+        for name in inputs:
+            shm.share(self.arrays[name])
+        self.references = {name: pickle.dumps(x, 5) for name, x in self.arrays.items()}
+
+
 class StoreExclusive(Store):
     """The same, but whoever writes an array has it exclusively for that task: what is right where
     the engine does not see to it that there is one writer."""
@@ -303,6 +326,7 @@ ALL = (
     SharedArrays,
     SharedMemory,
     Store,
+    StoreInPlace,
     StoreExclusive,
     StoreCold,
 )

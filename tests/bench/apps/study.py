@@ -17,11 +17,14 @@ WORKERS = 2
 #: are few, because the product of two blocks of 128 MiB alone takes seconds.
 MATMUL = dict(zip(SIZES, ((8,) * 3, (8,) * 3, (6,) * 3, (4,) * 3, (2,) * 3, (2, 1, 2))))
 #: Rounds by fragment size; 16 fragments, 64 dimensions, 4 centres as in the paper.
-ROUNDS = dict(zip(SIZES, (20, 20, 20, 20, 20, 8)))
+ROUNDS = dict(zip(SIZES, (20, 20, 20, 20, 20, 10)))
 FRAGMENTS = 16
 
-ENGINE_SIZES = (128 * KIB, 2 * MIB, 32 * MIB)  # of engines with a scheduler of their own
-SELECTED = {"fork", "npy", "paper", "sharedarray", "shmstore"}  # at 128 MiB of matmul
+ENGINE_SIZES = (2 * MIB, 32 * MIB)  # of engines with a scheduler of their own
+SELECTED = {  # at 128 MiB
+    "matmul": ("fork", "npy", "paper", "shmstore", "shmstore_in_place"),
+    "kmeans": ("fork", "npy", "paper", "sharedarray", "shmstore", "shmstore_in_place"),
+}
 QUICK_SIZES = (128 * KIB, 2 * MIB)
 
 
@@ -60,40 +63,36 @@ def size_text(size):
 
 def cells(mode):
     """The cells of a mode: "quick", "default" or "full"."""
-    repetitions = 1 if mode == "quick" else 5
-    engine_sizes = QUICK_SIZES[-1:] if mode == "quick" else ENGINE_SIZES
     chosen = []
     for size in QUICK_SIZES if mode == "quick" else SIZES:
-        engines = schedulers.ALL if mode == "full" or size in engine_sizes else ()
-        few = mode == "default" and size == SIZES[-1]
-        own = [path for path in paths.ALL if not few or path.name in SELECTED]
         blocks = (4, 4, 4) if mode == "quick" else MATMUL[size]
-        edge = int((size // 8) ** 0.5)
-        chosen.append(
-            Cell(
-                "matmul",
-                size,
-                lambda edge=edge, blocks=blocks: programs.Matmul(edge, *blocks),
-                [*own, *engines],
-                repetitions,
-            )
-        )
         rounds = 4 if mode == "quick" else ROUNDS[size]
-        chosen.append(kmeans(size, rounds, 64, engines, repetitions))
+        chosen += [matmul(mode, size, blocks), kmeans(mode, size, rounds)]
     if mode == "full":
-        chosen.append(kmeans(256 * MIB, 8, 128, (), repetitions, "_d128"))
+        chosen.append(kmeans(mode, 256 * MIB, 10, 128))
     return chosen
 
 
-def kmeans(size, rounds, dims, engines, repetitions, suffix=""):
-    return Cell(
-        "kmeans",
-        size,
-        lambda: programs.KMeans(size, FRAGMENTS, rounds, dims),
-        [*paths.ALL, *engines],
-        repetitions,
-        suffix,
+def matmul(mode, size, blocks):
+    edge = int((size // 8) ** 0.5)
+    return cell(mode, "matmul", size, lambda: programs.Matmul(edge, *blocks))
+
+
+def kmeans(mode, size, rounds, dims=64):
+    suffix = "" if dims == 64 else f"_d{dims}"
+    return cell(
+        mode, "kmeans", size, lambda: programs.KMeans(size, FRAGMENTS, rounds, dims), suffix
     )
+
+
+def cell(mode, program, size, make, suffix=""):
+    chosen = list(paths.ALL)
+    if mode == "default" and size == SIZES[-1]:
+        chosen = [path for path in chosen if path.name in SELECTED[program]]
+    engine_sizes = {"quick": QUICK_SIZES[-1:], "default": ENGINE_SIZES, "full": SIZES}[mode]
+    if size in engine_sizes:
+        chosen += schedulers.ALL
+    return Cell(program, size, make, chosen, 1 if mode == "quick" else 5, suffix)
 
 
 def measure(cell, say):
