@@ -534,3 +534,13 @@ def test_nothing_is_imported(script):
         "assert not {'pandas', 'pyarrow', 'joblib'} & set(sys.modules)"
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_a_result_that_was_released_is_not_handed_out_again(shm):
+    x = np.ones(LARGE)
+    x.flags.writeable = False
+    first = share(x)
+    assert shm.release(first)
+    second = share(x)
+    assert np.array_equal(second, x)
+    assert np.array_equal(by_handle(second), x)

@@ -343,7 +343,7 @@ def once(x: Any, make: Callable[[Any], Any], same: Callable[[Any, Any], bool]) -
     """``make(x)``, or the result of an earlier call for this object that is alive and ``same``."""
     known, was_constant = _known(x)
     constant = _is_constant(x)
-    if known is not None and (constant and was_constant or same(x, known)):
+    if known is not None and (constant and was_constant and in_store(known) or same(x, known)):
         return known
     made = make(x)
     if made is x:
