@@ -184,3 +184,37 @@ def test_another_client(daemon, folder, monkeypatch):
     held = client.put("a", np.arange(3))
     save("a", folder, client=client)
     assert load("b/", folder, client=client)["b/a"].tolist() == held.tolist()
+
+
+def test_a_namespace_in_the_prefix_is_no_folder(store, folder):
+    held = store.put("sim/abc", np.ones(3))
+    assert save(f"~{os.getuid()}/sim/", folder) == {"sim/abc": folder / "abc.npy"}
+    assert np.array_equal(np.load(folder / "abc.npy"), held)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="root only: reads what others own")
+def test_arrays_of_others_get_a_folder_each(store, folder):
+    held = [store.put("sim/abc", np.ones(3)), store.put("~4711/sim/abc", np.zeros(3))]
+    written = save("sim/", folder)
+    assert written["sim/abc"] == folder / "abc.npy"
+    assert written["~4711/sim/abc"] == folder / "~4711" / "abc.npy"
+    assert [np.load(path)[0] for path in written.values()] == [x[0] for x in held]
+
+
+def test_what_is_made_anew_as_a_draft_meanwhile_is_left_out(store, folder):
+    held = store.put("a", np.ones(3)), store.put("b", np.ones(3))
+
+    class Client:
+        """The real one, but between its list and the first attach the others act."""
+
+        def list(self, prefix):
+            entries = store.list(prefix)
+            store.delete("a")
+            self.draft = store.create("a", 3)
+            return entries
+
+        def attach(self, name, **options):
+            return store.attach(name, **options)
+
+    assert set(save("", folder, client=Client())) == {"b"}
+    assert len(held) == 2

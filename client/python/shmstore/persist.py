@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Optional, Union
 import numpy as np
 
 from . import _connect
-from ._errors import InvalidArgument, NotFound
+from ._errors import InvalidArgument, NotFound, TimedOut
 
 if TYPE_CHECKING:
     from ._array import SharedArray
@@ -41,7 +41,9 @@ def save(prefix: str, directory: Folder, *, client: Optional[Client] = None) -> 
     each by name.
 
     The part of ``prefix`` up to its last slash is left out of the paths: ``save("sim/run", d)``
-    writes ``sim/run1`` to ``d/run1.npy``. Drafts are left out, and so is what is deleted meanwhile.
+    writes ``sim/run1`` to ``d/run1.npy``, and another user's, if one may read it, to
+    ``d/~1000/run1.npy``, unless ``prefix`` begins with ``~``: then for that user's only, without
+    this folder. Drafts are left out, and so is what is deleted meanwhile.
     Each file appears whole or not at all; one that is there is replaced, and no other is touched.
     A mutable array is saved as it is while it is read.
 
@@ -49,16 +51,18 @@ def save(prefix: str, directory: Folder, *, client: Optional[Client] = None) -> 
     OSError.
     """
     client = client or _connect.default_client()
-    tree = prefix[: prefix.rfind("/") + 1]
+    owner, wanted = _owner(prefix)
+    tree = len(wanted[: wanted.rfind("/") + 1])
     written = {}
     for entry in client.list(prefix):
         name = entry["name"]
         if name is None or entry["state"] == "draft":
             continue
-        path = Path(directory, *_components(name[len(tree) :]))
+        other, local = _owner(name)
+        path = Path(directory, *_components(("" if owner else other) + local[tree:]))
         try:
-            array = client.attach(name)
-        except NotFound:
+            array = client.attach(name, timeout=0)
+        except (NotFound, TimedOut):  # gone since it was listed, or made anew and still a draft
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         with _replacing(path.with_name(path.name + _SUFFIX)) as file:
@@ -98,6 +102,12 @@ def load(
     if not arrays:
         raise NotFound(f"directory: there is no {_SUFFIX} file below {os.fspath(directory)!r}")
     return arrays
+
+
+def _owner(name: str) -> tuple[str, str]:
+    """``~alice/`` or nothing, and the rest."""
+    user, slash, rest = name.partition("/") if name.startswith("~") else ("", "", name)
+    return user + slash, rest
 
 
 def _components(name: str) -> list[str]:
