@@ -241,6 +241,8 @@ struct Registry::Impl {
   QualifiedName resolve(const Session& session, const QualifiedName& name) const;
   static Error denied(const QualifiedName& name);
   static Error denied(const Array& array, std::string_view what);
+  static Error denied(ArrayId id);
+  static Error denied_by_id(const Identity& who, const Array& array, std::string_view what);
   static Error not_found(const QualifiedName& name);
   static Error not_found(ArrayId id);
   Result<Array*> find_target(const Session& session, const Target& target, Access access) const;

@@ -67,6 +67,16 @@ Error Registry::Impl::denied(const Array& array, std::string_view what) {
                                                       " or root may do this to " + label(array));
 }
 
+// An id can be guessed: what is not the caller's to see is not named.
+Error Registry::Impl::denied(ArrayId id) {
+  return make_error(ErrorCode::permission_denied,
+                    "id: no right to array " + std::to_string(id.raw));
+}
+
+Error Registry::Impl::denied_by_id(const Identity& who, const Array& array, std::string_view what) {
+  return may(who, array, Access::read) ? denied(array, what) : denied(array.id);
+}
+
 Error Registry::Impl::not_found(const QualifiedName& name) {
   return make_error(ErrorCode::not_found, "name: there is no " + label(name));
 }
@@ -82,9 +92,7 @@ Result<Array*> Registry::Impl::find_target(const Session& session, const Target&
   if (target.id.valid()) {
     Array* array = arrays.find(target.id);
     if (array == nullptr) return not_found(target.id);
-    if (!may(session.identity, *array, access)) {
-      return make_error(ErrorCode::permission_denied, "id: no right to " + label(*array));
-    }
+    if (!may(session.identity, *array, access)) return denied(array->id);
     return array;
   }
   const QualifiedName name = resolve(session, target.name);
@@ -104,7 +112,7 @@ Result<Array*> Registry::Impl::find_owned(const Session& session, const Target& 
   if (target.id.valid()) {
     Array* array = arrays.find(target.id);
     if (array == nullptr) return not_found(target.id);
-    if (!owns(session.identity, *array)) return denied(*array, what);
+    if (!owns(session.identity, *array)) return denied_by_id(session.identity, *array, what);
     if (array->state == State::dying) return not_found(target.id);
     return array;
   }

@@ -43,7 +43,7 @@ Error Registry::Impl::busy(const Array& array, const Session* except) const {
 Outcome Registry::Impl::judge_seal(Session& session, const SealJob& job) {
   Array* array = arrays.find(job.id);
   if (array == nullptr) return not_found(job.id);
-  if (!owns(session.identity, *array)) return denied(*array, "seal");
+  if (!owns(session.identity, *array)) return denied_by_id(session.identity, *array, "seal");
   const bool member = holds(session, job.id);
   if (array->aborted && member) {
     return make_error(ErrorCode::aborted, "id: the draft was dropped by its creator");
@@ -180,7 +180,7 @@ std::optional<Error> Registry::Impl::abort_draft(Session& session, ArrayId id) {
     end_lease(*alone);
     return std::nullopt;
   }
-  if (!owns(session.identity, *array)) return denied(*array, "abort");
+  if (!owns(session.identity, *array)) return denied_by_id(session.identity, *array, "abort");
   if (array->state == State::dying && !array->aborted) return not_found(id);
   if (array->state != State::draft && array->state != State::dying) {
     return make_error(ErrorCode::invalid_argument, "abort: " + label(*array) + " is " +

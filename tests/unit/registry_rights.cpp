@@ -106,6 +106,26 @@ TEST_CASE("rights: only the owner and root delete, keep, seal, replace, chmod") 
   CHECK(store.remove(root, named("mutable", kAlice)).has_value());
 }
 
+TEST_CASE("rights: who guesses an id learns no name") {
+  Store store;
+  const SessionId alice = store.join(kAlice), bob = store.join(kBob);
+  for (const ArrayId id : {store.put(alice, "secret"), store.draft(alice, "secret-too")}) {
+    const Error errors[] = {store.error(store.attach(bob, by_id(id))),
+                            store.error(store.seal(bob, id)),
+                            store.error(store.abort(bob, with_id(id))),
+                            store.info(bob, with_id(id)).error(),
+                            store.registry.holders(bob, with_id(id)).error(),
+                            store.remove(bob, with_id(id)).error(),
+                            store.keep(bob, with_id(id)).error(),
+                            store.unkeep(bob, with_id(id)).error(),
+                            store.chmod(bob, with_id(id), 0666).error()};
+    for (const Error& error : errors) {
+      CHECK(error.code == ErrorCode::permission_denied);
+      CHECK_MESSAGE(error.text.find("secret") == std::string::npos, error.text);
+    }
+  }
+}
+
 TEST_CASE("rights: root works in a user's namespace, the user cannot take what is root's") {
   Store store;
   const SessionId alice = store.join(kAlice), root = store.join(kRoot);
