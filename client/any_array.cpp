@@ -77,7 +77,7 @@ std::uint16_t AnyArray::perms() const noexcept {
 }
 
 bool AnyArray::is_creator() const noexcept {
-  return lease_ && lease_->creator_ && !lease_->inherited();
+  return lease_ && lease_->creator_ && !lease_->inherited() && !lease_->is_shared_sealed();
 }
 
 bool AnyArray::inherited() const noexcept {

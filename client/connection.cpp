@@ -35,6 +35,13 @@ bool grants(Op op) noexcept {
   return op == Op::create || op == Op::attach || op == Op::cached;
 }
 
+/// What the refusal of a release or of a draft's abort comes from: a seal through another handle
+/// of this session has made the write lease a read lease, which holds the grant now.
+bool was_sealed_meanwhile(Op op, ArrayId id, Access access) noexcept {
+  if (op == Op::abort) return id.valid() && access == Access::write;
+  return op == Op::release && writes(access);
+}
+
 Op op_of(const protocol::FrameHeader& header) noexcept {
   return static_cast<Op>(header.op);
 }
@@ -272,8 +279,7 @@ void Connection::take_stray(const Frame& frame) {
     return unread.request == frame.header.request;
   });
   if (known != end) {
-    // Another thread's seal made the write lease a read lease while this release was on its way.
-    if (known->op == Op::release && writes(known->access) && frame.header.status != 0) {
+    if (frame.header.status != 0 && was_sealed_meanwhile(known->op, known->id, known->access)) {
       add_chore({Op::release, known->id, Access::read, 0, {}});
     }
     std::move(known + 1, end, known);
@@ -462,7 +468,7 @@ void Connection::post_or_call(const Chore& chore) noexcept {
   } catch (...) {
     return;  // No memory for an error's text; there is nobody to tell.
   }
-  const bool sealed_meanwhile = chore.op == Op::release && writes(chore.access) &&
+  const bool sealed_meanwhile = was_sealed_meanwhile(chore.op, chore.id, chore.access) &&
                                 call.outcome_ == Call::Outcome::reply && call.status_ != 0;
   if (sealed_meanwhile) post_or_call({Op::release, chore.id, Access::read, 0, {}});
 }
@@ -494,8 +500,8 @@ void Connection::release(ArrayId id, Access access) noexcept {
   post_or_call({Op::release, id, access, 0, {}});
 }
 
-void Connection::abort(ArrayId id) noexcept {
-  post_or_call({Op::abort, id, Access::write, 0, {}});
+void Connection::abort(ArrayId id, Access access) noexcept {
+  post_or_call({Op::abort, id, access, 0, {}});
 }
 
 void Connection::give_up_loading(const QualifiedName& key) noexcept {
@@ -515,9 +521,10 @@ Result<void> Connection::give_back(ArrayId id, Access access, bool drops) {
   one.add_bytes(fixed, write_chore(chore, fixed));
   Result<void> done = call(one, {});
   const bool sealed_meanwhile =
-      !done && !drops && writes(access) && one.outcome_ == Call::Outcome::reply;
-  if (sealed_meanwhile) return give_back(id, Access::read, false);
-  return done;
+      !done && was_sealed_meanwhile(chore.op, id, access) && one.outcome_ == Call::Outcome::reply;
+  if (!sealed_meanwhile) return done;
+  Result<void> released = give_back(id, Access::read, false);
+  return drops && !released ? done : released;
 }
 
 }  // namespace shmstore::client_internal

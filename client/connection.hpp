@@ -145,8 +145,8 @@ class Connection {
 
   /// Gives back one grant; waits only if many are unread already.
   void release(ArrayId id, Access access) noexcept;
-  /// Drops a draft, likewise.
-  void abort(ArrayId id) noexcept;
+  /// Drops a draft, or what is half-written, held with `access`; likewise.
+  void abort(ArrayId id, Access access) noexcept;
   /// Gives up the role of loader, likewise.
   void give_up_loading(const QualifiedName& key) noexcept;
   /// The same as release() or abort() (`drops`), but says what came of it.

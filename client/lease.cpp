@@ -62,7 +62,7 @@ Lease::~Lease() {
   pass_kill_point(op, Step::after_unmap);
   if (inherited() || !connection_->alive()) return;
   if (drops) {
-    connection_->abort(id_);
+    connection_->abort(id_, granted);
   } else {
     connection_->release(id_, granted);
   }

@@ -42,8 +42,10 @@ class Lease {
 
   /// True in every process but the one that got the grant.
   [[nodiscard]] bool inherited() const noexcept { return epoch_ != process_epoch(); }
+  /// True when another handle of this process has sealed the array.
+  [[nodiscard]] bool is_shared_sealed() const noexcept { return map_.is_sealed(); }
   [[nodiscard]] bool is_draft_creator() const noexcept {
-    return creator_ && array_state_ == shmstore::State::draft;
+    return creator_ && array_state_ == shmstore::State::draft && !map_.is_sealed();
   }
 
   // What the handle shows.

@@ -29,6 +29,10 @@ Result<void> Lease::seal(const SealOptions& options) {
     return make_error(ErrorCode::invalid_argument,
                       "seal: only the process that made or attached the array can seal it");
   }
+  if (writes(access_) && map_.is_sealed()) {  // By another handle: only its details are missing.
+    Result<void> told = send_seal(false, {});
+    if (!told || !options.hard || seal_ == Seal::hard) return told;
+  }
   if (array_state_ == shmstore::State::sealed) return harden(options);
   if (!writes(access_)) {
     return make_error(ErrorCode::permission_denied, "seal: the array is not held with access r+");

@@ -188,6 +188,42 @@ TEST_CASE("seal: by another process than the maker, of an array made to be seale
   EXPECT_OK(client.remove("x"));
 }
 
+TEST_CASE("seal: through another handle of the maker's process") {
+  DaemonFixture daemon;
+  Client client = daemon.connect();
+  for (const std::uint64_t bytes : {kBytes, std::uint64_t{0}}) {
+    for (const std::uint16_t perms : {std::uint16_t{0600}, std::uint16_t{0644}}) {
+      CreateOptions options;
+      options.perms = perms;
+      auto maker = create_bytes(client, "x", bytes, options);
+      REQUIRE(maker);
+      auto second = client.attach_any("x", access(Access::write));
+      REQUIRE(second);
+      EXPECT_OK(second->seal());
+      if (perms == 0600) {  // The maker's handle notices: by itself, or when it is asked to seal.
+        CHECK(maker->is_creator() == (bytes == 0));
+      } else {
+        EXPECT_OK(maker->seal());
+        CHECK(maker->state() == State::sealed);
+        CHECK(maker->sealed() == second->sealed());
+      }
+      EXPECT_OK(maker->release());
+      CHECK(client.exists("x").value());
+      EXPECT_OK(second->release());
+      CHECK(!client.exists("x").value());
+      // The same by destructors, which do not wait.
+      maker = create_bytes(client, "x", bytes, options);
+      second = client.attach_any("x", access(Access::write));
+      REQUIRE(second);
+      EXPECT_OK(second->seal());
+      maker = Error{};
+      second = Error{};
+      EXPECT_OK(client.ping());  // Reads what the daemon said to the releases.
+      CHECK(!client.exists("x").value());
+    }
+  }
+}
+
 TEST_CASE("seal: a copy of a sealed array is private") {
   DaemonFixture daemon;
   Client client = daemon.connect();
