@@ -278,8 +278,11 @@ def writing(tickets: Iterable[Ticket]) -> Iterator[list[InPlaceArray]]:
 
 def _turn(ticket: Ticket, leases: dict[Ticket, weakref.ref[_ext.Lease]]) -> InPlaceArray:
     """The array for this process alone; unfinished. Its lease is added to ``leases``."""
-    gc.collect()  # A map that this process has forgotten would be in its own way.
-    lease = _versioned(ticket, "x")
+    try:
+        lease = _versioned(ticket, "x")
+    except _errors.Busy:
+        gc.collect()  # Maybe something that this process has forgotten is in its own way.
+        lease = _versioned(ticket, "x")
     ticket = ticket._replace(version=ticket.version + 1)
     leases[ticket] = weakref.ref(lease)
     _header(ticket, lease)[:] = ticket.version, 1
