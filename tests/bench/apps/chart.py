@@ -40,8 +40,8 @@ def drawing(program, cells, caption):
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" '
         'font-family="sans-serif" font-size="12">',
         f'<rect width="{wide}" height="{high}" fill="white"/>',
-        panel(LEFT, f"{program}: wall time / fork", labels, walls),
-        panel(LEFT + WIDTH + GAP, f"{program}: arguments usable after, ms", labels, inward),
+        panel(LEFT, f"{program}: wall time / fork", labels, walls, 2),
+        panel(LEFT + WIDTH + GAP, f"{program}: arguments usable after, ms", labels, inward, 10),
     ]
     for number, name in enumerate(paths):
         y = TOP + 12 + 18 * number
@@ -64,25 +64,26 @@ def data_path(runs, name):
     return statistics.median(runs[name].opened) * 1000
 
 
-def panel(left, title, labels, lines):
-    """A frame with a logarithmic scale and a line for each path."""
+def panel(left, title, labels, lines, base):
+    """A frame with a logarithmic scale, its grid at the powers of `base`, and a line for each path."""
     values = [value for line in lines.values() for value in line if value]
     if not values:
         return ""
-    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    low = math.floor(math.log(min(values), base))
+    high = math.ceil(math.log(max(values), base))
     high = max(high, low + 1)
 
     def place(n, value):
         x = left + WIDTH * (n + 0.5) / len(labels)
-        return x, TOP + HEIGHT * (high - math.log10(value)) / (high - low)
+        return x, TOP + HEIGHT * (high - math.log(value, base)) / (high - low)
 
     parts = [text(left + WIDTH / 2, TOP - 14, title, "middle", 14)]
     for power in range(low, high + 1):
-        y = place(0, 10**power)[1]
+        y = place(0, base**power)[1]
         parts.append(f'<path d="M{left} {y:.1f}h{WIDTH}" stroke="#dddddd"/>')
-        parts.append(text(left - 6, y + 4, f"{10.0**power:g}", "end"))
+        parts.append(text(left - 6, y + 4, f"{float(base) ** power:g}", "end"))
     for n, label in enumerate(labels):
-        parts.append(text(place(n, 10**low)[0], TOP + HEIGHT + 18, label, "middle"))
+        parts.append(text(place(n, base**low)[0], TOP + HEIGHT + 18, label, "middle"))
     for name, line in lines.items():
         points = [place(n, value) for n, value in enumerate(line) if value]
         if not points:
