@@ -50,6 +50,19 @@ def test_with_aborts_on_an_exception(client):
     assert client.stats()["arrays"] == 1
 
 
+def test_with_leaves_what_another_handle_sealed(client):
+    w = client.create("x", 4)
+    w[:] = 7
+    assert client.attach("x", "r+").seal().shm.state == "sealed"
+    with pytest.raises(KeyError):
+        with w:
+            raise KeyError
+    assert client.attach("x").tolist() == [7] * 4
+    del w
+    gc.collect()
+    assert not client.exists("x")
+
+
 def test_with_aborts_an_anonymous_draft(client):
     with pytest.raises(ZeroDivisionError):
         with client.create(None, 3):

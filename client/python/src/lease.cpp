@@ -96,13 +96,16 @@ void Lease::handover() {
 }
 
 void Lease::abort() {
+  bool dropped = false;
   locked([&]() -> Result<void> {
+    if (!array_.is_creator()) return {};  // Sealed by another handle: it is not ours to drop.
+    dropped = true;
     Result<std::string> gone =
         client_.admin("remove", R"({"id":")" + std::to_string(array_.id().raw) + R"("})");
     if (!gone) return std::move(gone).error();
     return {};
   });
-  state_ = State::dying;
+  if (dropped) state_ = State::dying;
   creator_ = false;
 }
 
