@@ -65,7 +65,7 @@ def data_path(runs, name):
 
 
 def panel(left, title, labels, lines, base):
-    """A frame with a logarithmic scale, its grid at the powers of `base`, and a line for each path."""
+    """A frame with a logarithmic scale, a grid at powers of `base`, and a line for each path."""
     values = [value for line in lines.values() for value in line if value]
     if not values:
         return ""
