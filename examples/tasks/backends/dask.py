@@ -2,12 +2,16 @@
 writes is a new array. With --data store what tasks read is broadcast: it crosses to each node once,
 and all workers of the node map that copy."""
 
+import logging
 import operator
 
 import distributed
 from tasks import data, wire
 from tasks.backends.base import Base
 from tasks.programs import levels
+
+
+QUIET = {"silence_logs": logging.WARNING}
 
 
 class Backend(Base):
@@ -29,12 +33,14 @@ class Backend(Base):
         workers = {}
         for number in range(self.workers):
             socket = self.sockets[number % len(self.sockets)]
-            options = {"nthreads": 1, "host": "127.0.0.1", "dashboard": False}
+            options = {"nthreads": 1, "host": "127.0.0.1", "dashboard": False, **QUIET}
             options["env"] = {"SHMSTORE_SOCKET": socket, "SHMSTORE_AUTOSTART": "0"}
             workers[number] = {"cls": distributed.Nanny, "options": options}
         scheduler = {"dashboard": False, "port": 0, "host": "127.0.0.1"}
         return distributed.SpecCluster(
-            workers=workers, scheduler={"cls": distributed.Scheduler, "options": scheduler}
+            workers=workers,
+            scheduler={"cls": distributed.Scheduler, "options": scheduler},
+            **QUIET,
         )
 
     def stop(self):

@@ -2,8 +2,8 @@
 
 Runs matmul and k-means at block sizes from 128 KiB to 128 MiB with two worker processes, one
 arithmetic thread each. All paths of a size are run in turn, in another order each time, five times
-over; results are compared with what one process computes. Prints a table for each program, and
-writes, if asked, a flat JSON object and the plots.
+over, small ones ten; results are compared with what one process computes. Prints a table for each
+cell, and writes, if asked, a flat JSON object and the plots.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def arguments():
     parser.add_argument("--json", metavar="FILE", help="writes the results there")
     parser.add_argument("--plots", metavar="FOLDER", help="writes a plot for each program there")
     parser.add_argument("--only", metavar="TEXT", help="cells whose name contains this")
-    parser.add_argument("--repetitions", type=int, metavar="N", help="of every cell (5; quick: 1)")
+    parser.add_argument("--repetitions", type=int, metavar="N", help="of every cell")
     return parser.parse_args()
 
 

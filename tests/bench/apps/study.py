@@ -92,7 +92,9 @@ def cell(mode, program, size, make, suffix=""):
     engine_sizes = {"quick": QUICK_SIZES[-1:], "default": ENGINE_SIZES, "full": SIZES}[mode]
     if size in engine_sizes:
         chosen += schedulers.ALL
-    return Cell(program, size, make, chosen, 1 if mode == "quick" else 5, suffix)
+    # Runs of a tenth of a second differ more from each other than those of seconds.
+    repetitions = 1 if mode == "quick" else 10 if size < 2 * MIB else 5
+    return Cell(program, size, make, chosen, repetitions, suffix)
 
 
 def measure(cell, say):
