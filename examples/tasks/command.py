@@ -24,7 +24,7 @@ def parser(description):
     options.add_argument(
         "--nodes",
         type=positive,
-        help="dask and ray with --data store: daemons, with the workers shared out among them "
+        help="dask with --data store: daemons, with the workers shared out among them "
         "(default 2)",
     )
     return options
