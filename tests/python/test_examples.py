@@ -50,8 +50,6 @@ CASES = [
 @pytest.mark.parametrize("name", SMALL)
 def test_computes_what_one_process_computes(name, engine, way):
     need(engine)
-    if engine == "dask" and way == "store":
-        pytest.importorskip("shmstore.dask")
     done = example(name, "--backend", engine, "--data", way, *SMALL[name])
     assert done.returncode == 0, done.stderr
     assert "are equal, bit for bit" in done.stdout
@@ -68,7 +66,6 @@ def test_pycompss(application, name, way):  # noqa: F811
 @pytest.mark.parametrize("engine", ["dask"])
 def test_every_block_crosses_once_to_each_node(engine):
     need(engine)
-    pytest.importorskip(f"shmstore.{engine}")
     done = example("kmeans.py", "--backend", engine, "--data", "store", *SMALL["kmeans.py"])
     assert done.returncode == 0, done.stderr
     assert "2 private daemons" in done.stdout
