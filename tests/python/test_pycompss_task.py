@@ -38,6 +38,25 @@ def test_a_task_sees_what_the_array_held_when_it_was_submitted(application):  # 
 
 
 @needs_sources
+def test_a_task_sees_the_same_of_small_arrays(application):  # noqa: F811
+    facts = application(PROGRAM, "small changes").facts
+    sums = [fact["seen"] for fact in facts["by value"]]
+    assert sums == [[n, n, 2 * n] for n in (100, 50, 100, 9, 100)]
+    assert facts["warnings"] == [{"texts": []}]
+
+
+@needs_sources
+@pytest.mark.kills_daemon
+def test_a_task_sees_the_same_without_a_store(application, daemon):  # noqa: F811
+    daemon.stop()
+    facts = application(PROGRAM, "large changes").facts
+    sums = [fact["seen"] for fact in facts["by value"]]
+    n = 128 * 128
+    assert sums == [[k, k, 2 * k] for k in (n, n // 2, n, 127, n)]
+    assert len(facts["warnings"][0]["texts"]) == 1
+
+
+@needs_sources
 def test_kinds_of_arguments(application):  # noqa: F811
     facts = application(PROGRAM, "kinds").facts
     kinds = {fact["given"]: fact for fact in facts["kind"]}

@@ -122,6 +122,20 @@ def changes():
     say("not waited for", seen=compss_wait_on(look(make())), expected=7 * B * B)
 
 
+def changes_by_value(edge):
+    x = np.ones((edge, edge))
+    masked = np.ma.MaskedArray(np.ones(edge), mask=np.arange(edge) == 0)
+    arrays = [x, x[::2], x.view(np.matrix), masked]
+    before = [look(one) for one in arrays] + [look_at_all([x])]
+    again = [look(one) for one in arrays] + [look_at_all([x])]
+    x[:] = 2
+    masked[1:] = 2
+    after = [look(one) for one in arrays] + [look_at_all([x])]
+    for one, two, three in zip(*map(compss_wait_on, (before, again, after))):
+        one, two, three = (seen[0] if len(seen) == 1 else seen for seen in (one, two, three))
+        say("by value", seen=[one[2], two[2], three[2]])
+
+
 def kinds():
     x = np.ones((B, B))
     masked = np.ma.MaskedArray(x, mask=np.eye(B, dtype=bool))
@@ -154,7 +168,8 @@ def main(*parts):
         warnings.simplefilter("always")
         for part in parts:
             {"matmul": lambda: matmul(3), "kmeans": kmeans, "changes": changes, "kinds": kinds,
-             "deleting": deleting}[part]()  # fmt: skip
+             "small changes": lambda: changes_by_value(10), "deleting": deleting,
+             "large changes": lambda: changes_by_value(B)}[part]()  # fmt: skip
     texts = [str(one.message) for one in caught if "without the store" in str(one.message)]
     say("warnings", texts=texts)
 

@@ -62,8 +62,8 @@ def engine(name: str) -> Any:
         raise ImportError(text) from error
 
 
-def or_as_it_is(make: Callable[[], _Result], otherwise: _Result) -> _Result:
-    """``make()``; without a store ``otherwise``, after one warning, unless told to raise."""
+def or_without(make: Callable[[], _Result], otherwise: Callable[[], _Result]) -> _Result:
+    """``make()``; without a store ``otherwise()``, after one warning, unless told to raise."""
     try:
         return make()
     except NO_STORE as error:
@@ -76,4 +76,4 @@ def or_as_it_is(make: Callable[[], _Result], otherwise: _Result) -> _Result:
             settings.warned = True
             text = f"PyCOMPSs goes on without the store: {error}"
             warnings.warn(text, RuntimeWarning, stacklevel=2)
-        return otherwise
+        return otherwise()

@@ -13,7 +13,7 @@ import numpy as np
 from .. import sharing
 from .._array import lease_around
 from ..sharing import map_leaves
-from ._config import engine, or_as_it_is, settings
+from ._config import engine, or_without, settings
 from ._in_place import InPlace, InPlaceArray, Ticket, peeking, writing
 
 _api = engine("pycompss.api.api")
@@ -51,10 +51,12 @@ def task(*args: Any, **specs: Any) -> Callable[[Callable[..., Any]], Callable[..
     task always sees what the array holds when the task is submitted, and later changes by the owner
     do no harm.
 
-    Passed on as PyCOMPSs does: what is too small, of object dtype, the result of a task that the
-    main program has not waited for, and what was an argument of a task without ``RRO`` before
-    (PyCOMPSs then goes by its own file). So is everything without a store; see ``configure``.
-    PyCOMPSs keeps what was shared until ``compss_delete_object`` of this module, or the end.
+    Passed by value, as a copy that is made when the contents have changed: what is too small, and
+    everything without a store; see ``configure``. Passed on as PyCOMPSs does, which does not notice
+    that the owner has changed it: what is of object dtype or pickles in its own way, and what was
+    an argument of a task without ``RRO`` before (PyCOMPSs then goes by its own file); so are the
+    results of tasks that the main program has not waited for. PyCOMPSs keeps what was shared or
+    copied until ``compss_delete_object`` of this module, or the end.
 
     With ``Shared`` the argument is what ``in_place`` made, TypeError for others. The task gets an
     ndarray of the same memory that the main program made, writable, and while it runs nobody else
@@ -103,7 +105,7 @@ def compss_delete_object(*objects: Any) -> Any:
     tasks that read it should have run: the store keeps it for another minute only."""
     for x in objects:
         shared, _ = sharing._known(x)
-        for one in (shared, _carriers.get(id(shared), _nothing)()):
+        for one in (shared, _carriers.get(id(shared), _nothing)(), _copy_of(x)):
             if one is not None and one is not x:
                 _api.compss_delete_object(one)
     return _api.compss_delete_object(*objects)
@@ -247,6 +249,10 @@ def _shared(value: Any, collection: bool) -> Any:
     def leaf(x: Any) -> Any:
         if collection and _tracker.is_tracked(x):
             return x
+        shared = in_store(x)
+        return _as_it_is_now(x) if shared is x else shared
+
+    def in_store(x: Any) -> Any:
         lease = lease_around(x) if isinstance(x, np.ndarray) else None
         if lease is not None and lease.state == "mutable":
             # The task is to see what it holds now, not what it will hold.
@@ -258,7 +264,41 @@ def _shared(value: Any, collection: bool) -> Any:
             return x
         return _carried(shared)
 
-    return or_as_it_is(lambda: map_leaves(value, leaf), value)
+    def by_value(x: Any) -> Any:
+        return x if collection and _tracker.is_tracked(x) else _as_it_is_now(x)
+
+    return or_without(lambda: map_leaves(value, leaf), lambda: map_leaves(value, by_value))
+
+
+#: By the id of arrays that go by value: the array, and its copy that PyCOMPSs has.
+_copies: dict[int, tuple[weakref.ref[Any], weakref.ref[Any]]] = {}
+
+
+def _copy_of(x: Any) -> Any:
+    original, copied = _copies.get(id(x), (_nothing, _nothing))
+    return copied() if original() is x else None
+
+
+def _as_it_is_now(x: Any) -> Any:
+    """A copy of an array that goes by value, the same as long as the contents are: PyCOMPSs goes by
+    identity, and would send the contents of an earlier call."""
+    if not isinstance(x, np.ndarray) or x.dtype.hasobject:
+        return x
+    lease = lease_around(x)
+    if sharing.in_store(x) and lease is not None and lease.state != "mutable":
+        return x
+    masked = type(x) is np.ma.MaskedArray
+    if not masked and not sharing._can_follow(type(x)):
+        return x
+    known = _copy_of(x)
+    if known is not None and (sharing._same_masked if masked else sharing._same_array)(x, known):
+        return known
+    result = x.copy(order="K")
+    if not masked and hasattr(result, "__dict__"):
+        result.__dict__.update(x.__dict__)
+    key = id(x)
+    _copies[key] = weakref.ref(x, lambda _: _copies.pop(key, None)), weakref.ref(result)
+    return result
 
 
 #: PyCOMPSs does not pickle what belongs to these packages.
