@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from shmstore import AlreadyExists, InvalidArgument, NotFound
+from shmstore import Aborted, AlreadyExists, Busy, InvalidArgument, NotFound
 from shmstore.persist import load, save
 
 
@@ -218,3 +218,23 @@ def test_what_is_made_anew_as_a_draft_meanwhile_is_left_out(store, folder):
 
     assert set(save("", folder, client=Client())) == {"b"}
     assert len(held) == 2
+
+
+@pytest.mark.parametrize("content", ["{bad", "[1]", "\udc80"])
+def test_damaged_attrs_name_their_file(folder, content):
+    np.save(folder / "x.npy", np.arange(3))
+    (folder / "x.attrs.json").write_text(content, errors="surrogateescape")
+    with pytest.raises(InvalidArgument, match="file: .*x.attrs.json"):
+        load("a/", folder)
+
+
+def test_arrays_that_cannot_be_read_are_named(store, folder):
+    held = store.put("m", np.arange(3), mutable=True, keep=True)
+    del held
+    with store.attach("m", "r+", exclusive=True), pytest.raises(Busy, match="'m' is held"):
+        save("", folder)
+    with pytest.raises(KeyError), store.attach("m", "r+", exclusive=True):
+        raise KeyError
+    with pytest.raises(Aborted, match="'m' is broken"):
+        save("", folder)
+    assert not list(folder.iterdir())

@@ -47,8 +47,9 @@ def save(prefix: str, directory: Folder, *, client: Optional[Client] = None) -> 
     Each file appears whole or not at all; one that is there is replaced, and no other is touched.
     A mutable array is saved as it is while it is read.
 
-    Raises NotFound when there is nothing to save, InvalidArgument for a name that is no path,
-    OSError.
+    Raises NotFound when there is nothing to save, InvalidArgument for a name that is no path, Busy
+    for a mutable array that somebody has exclusively, Aborted for a broken one, OSError. What was
+    written before the error stays.
     """
     client = client or _connect.default_client()
     owner, wanted = _owner(prefix)
@@ -150,7 +151,7 @@ def _save_attrs(path: Path, attrs: dict[str, Any]) -> None:
 
 def _load_file(client: Client, name: str, path: Path, options: dict[str, Any]) -> SharedArray:
     attrs_path = path.with_name(path.name[: -len(_SUFFIX)] + _ATTRS_SUFFIX)
-    attrs = json.loads(attrs_path.read_bytes()) if attrs_path.is_file() else None
+    attrs = _attrs(attrs_path) if attrs_path.is_file() else None
     with open(path, "rb", buffering=0) as file:
         shape, fortran, dtype = _header(file, path)
         order = "F" if fortran else "C"
@@ -158,6 +159,16 @@ def _load_file(client: Client, name: str, path: Path, options: dict[str, Any]) -
             flat = array.T if fortran else array
             _read_all(file, np.ndarray((array.nbytes,), np.uint8, flat), path)
     return array
+
+
+def _attrs(path: Path) -> dict[str, Any]:
+    try:
+        attrs: Any = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(f"file: {path} is no JSON: {error}") from None
+    if not isinstance(attrs, dict):
+        raise InvalidArgument(f"file: {path} holds no attrs, but a {type(attrs).__name__}")
+    return attrs
 
 
 def _header(file: Any, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
