@@ -11,7 +11,7 @@ from collections import OrderedDict, defaultdict, namedtuple
 import numpy as np
 import pytest
 
-from shmstore import SharedArray, sharing
+from shmstore import InvalidArgument, SharedArray, sharing
 from shmstore.sharing import in_store, share
 
 pytestmark = pytest.mark.filterwarnings("ignore:the matrix subclass")
@@ -115,6 +115,9 @@ def test_small_arrays_and_other_things_pass():
     x = np.arange(10)
     assert isinstance(share(x, min_bytes=80), SharedArray) and share(x, min_bytes=81) is x
     assert isinstance(share(np.empty(0), min_bytes=0), SharedArray)
+    for bad in (None, "100"):
+        with pytest.raises(InvalidArgument, match="min_bytes: .* is not a number of bytes"):
+            share(x, min_bytes=bad)
 
 
 @pytest.mark.parametrize("x", [

@@ -417,8 +417,11 @@ class Client:
         exclusive: with ``"r+"`` of a mutable array: no other process maps it as long as this one
             does. While others hold it, or one has it exclusively, an attach of any mode waits for
             its turn, in order of arrival; with ``timeout=0`` it is Busy, and at once when this
-            process itself is in the way. The end of the lease hands the array over with all that
-            was written. If the process dies before that, the array is *broken*: attach raises
+            process itself is in the way. Only exclusive after exclusive waits within a process too,
+            for its threads. Who maps the array already, shared, may map it again before those who
+            wait: threads that overlap keep a writer out. The end of the lease hands the array over
+            with all that was written; views that are left are private, what is written to them is
+            lost. If the process dies before that, the array is *broken*: attach raises
             Aborted, naming it, until somebody repairs, replaces or deletes it. A forked child does
             not inherit the memory: touching it there ends the child by SIGSEGV.
         repair: with ``exclusive``: a broken array, too. Its release declares it whole again.

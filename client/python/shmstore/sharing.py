@@ -22,7 +22,7 @@ import numpy as np
 
 from . import _connect
 from ._array import SharedArray, lease_around
-from ._errors import InvalidArgument
+from ._errors import InvalidArgument, shown
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -42,7 +42,8 @@ def share(x: Any, min_bytes: int = MIN_BYTES, *, client: Optional[Client] = None
 
     An ndarray of at least ``min_bytes`` is copied into the store once: as long as the result of an
     earlier call lives and the contents are still equal, sharing the same object again returns that
-    same result. (Contents are compared, in one pass, unless the array is and was read-only.)
+    same result. (Contents are compared, in one pass, unless the array is and was read-only: who has
+    a view that can write it, or its flag set for a while, changes it unnoticed.)
     An array that is in the store already is not copied; a draft that this process created is
     sealed, which is how an array made by ``zeros`` or ``create`` is published without any copy.
 
@@ -60,7 +61,8 @@ def share(x: Any, min_bytes: int = MIN_BYTES, *, client: Optional[Client] = None
     subclasses that pickle in their own way, and whatever is not listed.
 
     The memory is given back when the result and everything unpickled from it is gone.
-    Raises NoCapacity, QuotaExceeded, Disconnected; Busy for a draft that others still write.
+    Raises NoCapacity, QuotaExceeded, Disconnected; Busy for a draft that others still write;
+    InvalidArgument for ``min_bytes`` that is no number.
     """
     sharer = _Sharer(min_bytes, client)
     return map_leaves(x, sharer.leaf)
@@ -165,6 +167,8 @@ class _Sharer:
     """The arguments of one call of ``share``."""
 
     def __init__(self, min_bytes: int, client: Optional[Client]) -> None:
+        if not isinstance(min_bytes, (int, float, np.number)):
+            raise InvalidArgument(f"min_bytes: {shown(min_bytes)} is not a number of bytes")
         self.min_bytes = min_bytes
         self.client = client
 
