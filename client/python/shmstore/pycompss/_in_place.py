@@ -303,7 +303,7 @@ def _take_back(leases: dict[Ticket, weakref.ref[_ext.Lease]]) -> None:
         lease = reference()
         if lease is not None:
             _header(ticket, lease)[_UNFINISHED] = 1
-            lease.abort()
+            _connect.client_of(ticket.store, ticket.path).delete(id=str(ticket.id))
             kept.append(str(ticket))
     if kept:
         raise RuntimeError(
