@@ -162,6 +162,9 @@ Result<std::shared_ptr<Connection>> State::connect_anew() {
     return connection;
   } catch (const std::bad_alloc&) {
     return make_error(ErrorCode::no_capacity, "out of memory");
+  } catch (const std::exception& error) {
+    // Whatever it is, the threads that wait for this attempt have to hear of its end.
+    return make_error(ErrorCode::internal, std::string("connecting: ") + error.what());
   }
 }
 

@@ -10,6 +10,7 @@ from collections import OrderedDict, defaultdict, namedtuple
 
 import numpy as np
 import pytest
+from conftest import Daemon
 
 from shmstore import InvalidArgument, SharedArray, sharing
 from shmstore.sharing import in_store, share
@@ -217,6 +218,21 @@ def test_another_client(daemon, monkeypatch):
     monkeypatch.setenv("SHMSTORE_SOCKET", "/nowhere")
     assert (share(np.arange(LARGE), client=client) == np.arange(LARGE)).all()
     assert sharing.ones(3, client=client).sum() == 3
+
+
+def test_each_store_has_its_own(daemon, tmp_path):
+    (tmp_path / "other").mkdir()
+    other = Daemon(tmp_path / "other")
+    try:
+        x = np.ma.array(np.arange(LARGE), mask=np.arange(LARGE) % 2 == 0)
+        clients = [daemon.client(), other.client()]
+        for y in (x, x.data):
+            results = [share(y, 1, client=client) for client in clients]
+            for client, result in zip(clients, results):
+                assert sharing.lease_around(sharing.plain(result)).store_id == client.store_id
+                assert share(y, 1, client=client) is result
+    finally:
+        assert other.stop() == 0
 
 
 # --- subclasses -----------------------------------------------------------------------------------

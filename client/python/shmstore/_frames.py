@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import numpy as np
 
 from ._array import SharedArray, array_on, lease_around
-from .sharing import in_store, once, plain, register, same_bytes
+from .sharing import in_store, plain, register, same_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +37,7 @@ def share_pandas(x: Any, sharer: _Sharer) -> Any:
     if type(x) not in (pd.DataFrame, pd.Series):
         return x
     _register_pandas()
-    return once(x, lambda frame: _copy_pandas(frame, sharer), _same_pandas)
+    return sharer.once(x, lambda frame: _copy_pandas(frame, sharer), _same_pandas)
 
 
 def _register_pandas() -> None:
@@ -214,7 +214,7 @@ def share_arrow(x: Any, sharer: _Sharer) -> Any:
         return x
     if not sharer.large(x.nbytes):
         return x
-    return once(x, lambda data: _copy_arrow(data, sharer), lambda data, shared: True)
+    return sharer.once(x, lambda data: _copy_arrow(data, sharer), lambda data, shared: True)
 
 
 def _copy_arrow(x: Any, sharer: _Sharer) -> Any:

@@ -150,7 +150,7 @@ class _Scope:
     def call_ended(self, manager: Any, context: Any) -> None:
         for key in list(self._held):
             if key[0] == id(manager) and context in (None, key[1]):
-                del self._held[key]
+                self._held.pop(key, None)  # another thread's call may end now as well
 
     def store(self) -> Any:
         """What tells a worker which store to use: its id, and its path if that was given."""

@@ -47,8 +47,9 @@ def share(x: Any, min_bytes: int = MIN_BYTES, *, client: Optional[Client] = None
     An array that is in the store already is not copied; a draft that this process created is
     sealed, which is how an array made by ``zeros`` or ``create`` is published without any copy.
 
-    Lists, tuples, named tuples, dicts and dataclasses are walked, to any depth; those on the way to
-    a shared array are copied (as ``copy.copy``), everything else is left as it is. Shared:
+    Lists, tuples, named tuples, dicts and dataclasses are walked; those on the way to a shared
+    array are copied (as ``copy.copy``, as deep as Python may recurse), everything else is left as
+    it is. Shared:
 
     * ndarrays of any layout, and subclasses of ndarray that leave pickling to it, with their
       attributes (``matrix``, ``recarray``, your own); masked arrays, both data and mask
@@ -61,6 +62,7 @@ def share(x: Any, min_bytes: int = MIN_BYTES, *, client: Optional[Client] = None
     subclasses that pickle in their own way, and whatever is not listed.
 
     The memory is given back when the result and everything unpickled from it is gone.
+    ``client``: where to share, else the default one; each store has a result of its own.
     Raises NoCapacity, QuotaExceeded, Disconnected; Busy for a draft that others still write;
     InvalidArgument for ``min_bytes`` that is no number.
     """
@@ -192,14 +194,20 @@ class _Sharer:
         return nbytes >= self.min_bytes
 
     def put(self, array: NDArray[Any]) -> SharedArray:
-        return (self.client or _connect.default_client()).put(None, array)
+        return self._store().put(None, array)
+
+    def once(self, x: Any, make: Callable[[Any], Any], same: Callable[[Any, Any], bool]) -> Any:
+        return once(x, make, same, self._store().store_id)
+
+    def _store(self) -> Client:
+        return self.client or _connect.default_client()
 
     def array(self, x: NDArray[Any]) -> NDArray[Any]:
         if in_store(x):
             return _of_store(x)
         if not self.large(x.nbytes) or x.dtype.hasobject or not _can_follow(type(x)):
             return x
-        return cast("NDArray[Any]", once(x, self._copy, _same_array))
+        return cast("NDArray[Any]", self.once(x, self._copy, _same_array))
 
     def _copy(self, x: NDArray[Any]) -> NDArray[Any]:
         try:
@@ -209,7 +217,7 @@ class _Sharer:
 
     def _masked(self, x: np.ma.MaskedArray[Any, Any]) -> Any:
         register(np.ma.MaskedArray, _reduce_masked)
-        return once(x, self._copy_masked, _same_masked)
+        return self.once(x, self._copy_masked, _same_masked)
 
     def _copy_masked(self, x: np.ma.MaskedArray[Any, Any]) -> Any:
         data, mask = plain(x), np.ma.getmask(x)
@@ -340,12 +348,17 @@ def _to_send(x: Any) -> Any:
 # --- once -----------------------------------------------------------------------------------------
 
 _lock = threading.Lock()
-_shared: dict[int, tuple[weakref.ref[Any], weakref.ref[Any], bool]] = {}
+#: By the id of the object and of the store.
+_shared: dict[tuple[int, int], tuple[weakref.ref[Any], weakref.ref[Any], bool]] = {}
 
 
-def once(x: Any, make: Callable[[Any], Any], same: Callable[[Any, Any], bool]) -> Any:
-    """``make(x)``, or the result of an earlier call for this object that is alive and ``same``."""
-    known, was_constant = _known(x)
+def once(
+    x: Any, make: Callable[[Any], Any], same: Callable[[Any, Any], bool], store: int
+) -> Any:
+    """``make(x)``, or the result of an earlier call for this object and ``store`` that is alive and
+    ``same``."""
+    key = (id(x), store)
+    known, was_constant = _known(x, key)
     constant = _is_constant(x)
     if known is not None and (constant and was_constant and in_store(known) or same(x, known)):
         return known
@@ -353,18 +366,18 @@ def once(x: Any, make: Callable[[Any], Any], same: Callable[[Any, Any], bool]) -
     if made is x:
         return x
     with _lock:
-        other, _ = _known(x)
+        other, _ = _known(x, key)
         if other is not None and other is not known:
             return other  # another thread was faster
         try:
-            _shared[id(x)] = (weakref.ref(x, _Forget(id(x))), weakref.ref(made), constant)
+            _shared[key] = (weakref.ref(x, _Forget(key)), weakref.ref(made), constant)
         except TypeError:  # no weak references to this type: shared anew each time
             pass
     return made
 
 
-def _known(x: Any) -> tuple[Any, bool]:
-    found = _shared.get(id(x))
+def _known(x: Any, key: tuple[int, int]) -> tuple[Any, bool]:
+    found = _shared.get(key)
     return (found[1](), found[2]) if found is not None and found[0]() is x else (None, False)
 
 
@@ -382,7 +395,7 @@ def _is_constant(x: Any) -> bool:
 class _Forget:
     """Takes an entry out when its object is gone, unless the id has a new owner already."""
 
-    def __init__(self, key: int) -> None:
+    def __init__(self, key: tuple[int, int]) -> None:
         self._key = key
 
     def __call__(self, reference: weakref.ref[Any]) -> None:

@@ -256,7 +256,7 @@ def _shared(value: Any, collection: bool) -> Any:
         lease = lease_around(x) if isinstance(x, np.ndarray) else None
         if lease is not None and lease.state == "mutable":
             # The task is to see what it holds now, not what it will hold.
-            return sharing.once(x, sharer._copy, sharing._same_array)
+            return sharer.once(x, sharer._copy, sharing._same_array)
         shared = sharer.leaf(x)
         if not _pickled_otherwise(shared):
             return shared
