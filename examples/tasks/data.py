@@ -57,8 +57,8 @@ class Store(Copy):
 
 
 class Exclusive:
-    """A reference to an array that one task at a time writes. A task that dies in between leaves it
-    broken: the next one, or the driver, gets an error that names it."""
+    """A reference to an array that one task at a time writes. A task that fails or dies in between
+    leaves it broken: the next one, or the driver, gets an error that names it."""
 
     def __init__(self, name):
         self.name = name
@@ -68,6 +68,10 @@ class Exclusive:
 
     def write_back(self, array):
         """Nothing to do: it was written in place, and is handed over when the task drops it."""
+
+    def give_up(self, array, error):
+        """Ends the exclusive access as the end of a `with` block with that error does."""
+        array.__exit__(type(error), error, error.__traceback__)
 
 
 class File(Copy):
@@ -121,8 +125,13 @@ def perform(kernel, references, extra):
     arrays = [x.open() if isinstance(x, REFERENCES) else x for x in references]
     if not arrays[-1].flags.writeable:
         arrays[-1] = arrays[-1].copy()  # the engine's memory is not ours to change
-    result = getattr(kernels, kernel)(*arrays, *extra)
     target, written = references[-1], arrays[-1]
+    try:
+        result = getattr(kernels, kernel)(*arrays, *extra)
+    except BaseException as error:
+        if isinstance(target, Exclusive):
+            target.give_up(written, error)
+        raise
     if isinstance(target, REFERENCES):
         target.write_back(written)
         return None, result

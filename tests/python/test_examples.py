@@ -103,3 +103,35 @@ def test_an_engine_that_is_missing_is_named(tmp_path):
 def test_bad_options(arguments, words):
     done = example("matmul.py", *arguments)
     assert done.returncode == 2 and words in done.stderr
+
+
+FAILING = """
+import numpy as np, shmstore
+from tasks import data, kernels
+
+def multiply(c):
+    c[:3] = -1
+    raise KeyError("half-way")
+
+kernels.multiply = multiply
+store = data.Store()
+c = store.output(np.zeros(10))
+try:
+    data.perform("multiply", [c], ())
+except KeyError:
+    pass
+try:
+    store.array(c)
+except shmstore.Aborted as error:
+    print(error)
+"""
+
+
+def test_what_a_failed_kernel_left_is_named(daemon):
+    environment = daemon.environment(PYTHONPATH=str(EXAMPLES))
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING], env=environment, capture_output=True, text=True,
+        timeout=PATIENCE,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"'tasks/\d+/0' is broken", done.stdout)
