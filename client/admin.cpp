@@ -103,6 +103,11 @@ ArrayInfo read_info(const json& from) {
   info.created = get<double>(from, "created");
   info.sealed_at = get_optional<double>(from, "sealed");
   info.attrs = to_text(at(from, "attrs"));
+  info.in_flight = get_or<std::uint64_t>(from, "in_flight", 0);
+  if (const auto broken = from.find("broken"); broken != from.end() && !broken->is_null()) {
+    info.broken = {get<std::int64_t>(*broken, "pid"), get<std::string>(*broken, "command"),
+                   get<double>(*broken, "at")};
+  }
   return info;
 }
 
@@ -113,6 +118,8 @@ Holder read_holder(const json& from) {
   holder.uid = get<std::uint32_t>(from, "uid");
   holder.access = get<std::string>(from, "access");
   holder.since = get<double>(from, "since");
+  holder.in_flight = get_or<std::uint64_t>(from, "in_flight", 0);
+  holder.from_pid = get_or<std::int64_t>(from, "from_pid", 0);
   return holder;
 }
 

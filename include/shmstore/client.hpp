@@ -122,14 +122,24 @@ struct ArrayInfo {
   double created = 0;           ///< Unix time, seconds.
   std::optional<double> sealed_at;
   std::string attrs;  ///< JSON object
+  /// Handles that were pickled and not opened yet, as far as the store can tell.
+  std::uint64_t in_flight = 0;
+  struct Broken {
+    std::int64_t pid = 0;  ///< Had exclusive access …
+    std::string command;
+    double at = 0;  ///< … and went away then. Unix time, seconds.
+  };
+  std::optional<Broken> broken;
 };
 
 struct Holder {
   std::int64_t pid = 0;  ///< 0 for a hand-over lease.
   std::string command;   ///< As /proc/pid/comm; "hand-over" for a hand-over lease.
   std::uint32_t uid = 0;
-  std::string access;  ///< "r", "r+", "c", "x", "h"
-  double since = 0;    ///< Unix time, seconds.
+  std::string access;           ///< "r", "r+", "c", "x", "h"
+  double since = 0;             ///< Unix time, seconds.
+  std::uint64_t in_flight = 0;  ///< Of a hand-over lease: handles that were not opened yet.
+  std::int64_t from_pid = 0;    ///< Likewise: who pickled the last one.
 };
 
 struct UserStatus {

@@ -189,6 +189,33 @@ def test_who(store):
     assert store.refused("who", "none")[0] == "not_found"
 
 
+def test_exclusive_and_broken(store):
+    store.ctl("create", "x", "--shape", "3", "--dtype", "f8", "--mutable")
+    holder = store.holder("shm.attach('x', 'r+', exclusive=True)")
+    (row,) = table(store.ctl("who", "x"))
+    assert (row["PID"], row["ACCESS"]) == (str(holder.pid), "x")
+    code, text = store.refused("export", "x", "-")
+    assert code == "busy" and f"pid {holder.pid} " in text
+    assert store.refused("seal", "x", "--wait", "0.05")[0] == "timed_out"
+    holder.kill()
+    wait_until(lambda: store.json("info", "x")["state"] == "broken")
+    assert f"\nstate     broken: pid {holder.pid} (python" in store.ctl("info", "x")
+    assert " broken " in store.ctl("ls", "-l")
+    code, text = store.refused("export", "x", "-")
+    assert code == "aborted" and f"pid {holder.pid} " in text
+    store.ctl("rm", "x")
+
+
+def test_handles_in_flight(store):
+    store.ctl("create", "x", "--shape", "3", "--dtype", "f8", "--mutable")
+    holder = store.holder("(lambda h: (h, __import__('pickle').dumps(h)))(shm.handle('x'))")
+    rows = {row["PID"]: row for row in table(store.ctl("who", "x"))}
+    assert rows[str(holder.pid)]["ACCESS"] == "h"
+    assert f"1 in flight, pid {holder.pid}" in rows["-"]["COMMAND"]
+    assert "\nin flight 1 handle\n" in store.ctl("info", "x")
+    assert store.json("info", "x")["in_flight"] == 1
+
+
 def test_arrays_without_a_name_go_by_their_id(store, tmp_path):
     store.holder("(lambda a: (a, __import__('pickle').dumps(a)))(shm.put(None, np.ones(3)))")
     (info,) = store.json("ls")

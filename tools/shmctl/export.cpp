@@ -98,7 +98,7 @@ int run_export(const Globals& globals, const ExportOptions& options) {
   shmstore::AttachOptions attach_options;
   attach_options.timeout = shmstore::kDoNotWait;
   Result<AnyArray> array = attach(*client, options.name, attach_options);
-  // The only thing an attach waits for is a draft.
+  // What is held exclusively is busy; else the only thing an attach waits for is a draft.
   if (!array && array.error().code == ErrorCode::timed_out) {
     return fail(make_error(ErrorCode::not_sealed,
                            "name: " + options.name + " is still a draft; seal it first"));

@@ -34,6 +34,11 @@ std::string state_text(const ArrayInfo& info) {
   std::string text = info.state;
   if (info.sealed == "soft") text += " (only the process that made it could still change it)";
   if (info.sealed == "hard") text += " (nobody can change it)";
+  if (info.broken) {
+    text += ": pid " + std::to_string(info.broken->pid) + " (" + info.broken->command +
+            ") had it exclusively until " + time_text(info.broken->at) + ", " +
+            age_text(info.broken->at) + " ago";
+  }
   return text;
 }
 
@@ -49,6 +54,7 @@ void print_info(const ArrayInfo& info) {
   sheet.line("version", info.version == 0 ? "none yet" : std::to_string(info.version));
   sheet.line("owner", user_text(info.uid) + ", perms " + info.perms);
   sheet.line("held by", info.leases == 0 ? "nobody" : count_text(info.leases, "lease"));
+  if (info.in_flight > 0) sheet.line("in flight", count_text(info.in_flight, "handle"));
   sheet.line("kept", !info.kept   ? "no: it goes with its last holder"
                      : info.ttl_s ? "for " + span_text(*info.ttl_s) + " more"
                                   : "until it is deleted");

@@ -106,7 +106,8 @@ Result<std::vector<Holder>> parse_holders(std::string_view text) {
     for (const Json& row : *rows) {
       holders.push_back({row.at("pid").get<std::int64_t>(), row.at("command").get<std::string>(),
                          row.at("uid").get<std::uint32_t>(), row.at("access").get<std::string>(),
-                         row.at("since").get<double>()});
+                         row.at("since").get<double>(), row.value("in_flight", std::uint64_t{0}),
+                         row.value("from_pid", std::int64_t{0})});
     }
   } catch (const Json::exception& exception) {
     return unexpected(text, exception.what());

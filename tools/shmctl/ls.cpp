@@ -16,7 +16,7 @@ namespace {
 
 Style state_style(const ArrayInfo& info) {
   if (info.state == "draft") return Style::yellow;
-  if (info.state == "dying") return Style::red;
+  if (info.state == "dying" || info.state == "broken") return Style::red;
   return info.state == "mutable" ? Style::cyan : Style::plain;
 }
 

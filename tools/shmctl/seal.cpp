@@ -13,7 +13,7 @@ namespace {
 Result<void> seal(shmstore::Client& client, const SealOptions& options) {
   shmstore::AttachOptions attach_options;
   attach_options.access = shmstore::Access::write;
-  attach_options.timeout = shmstore::kDoNotWait;
+  attach_options.timeout = options.wait;  // for who has it exclusively
   Result<AnyArray> array = attach(client, options.name, attach_options);
   if (!array) return array.error();
   shmstore::SealOptions seal_options;

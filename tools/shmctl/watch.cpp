@@ -18,7 +18,7 @@ std::string padded(std::string_view text, std::size_t width) {
 }
 
 Style style_of(const Event& event) {
-  if (event.event == "deleted") return Style::red;
+  if (event.event == "deleted" || event.event == "broken") return Style::red;
   if (event.event == "lost") return Style::yellow;
   return event.event == "sealed" ? Style::green : Style::cyan;
 }

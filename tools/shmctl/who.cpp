@@ -29,7 +29,12 @@ int run_who(const Globals& globals, const NameOption& options) {
                {"SINCE", Align::right}});
   for (const Holder& holder : *holders) {
     // A hand-over lease has no process: it waits for whoever unpickles the handle.
-    table.add_plain({holder.pid == 0 ? "-" : std::to_string(holder.pid), holder.command,
+    std::string command = holder.command;
+    if (holder.in_flight > 0) {
+      command += " (" + std::to_string(holder.in_flight) + " in flight, pid " +
+                 std::to_string(holder.from_pid) + ")";
+    }
+    table.add_plain({holder.pid == 0 ? "-" : std::to_string(holder.pid), command,
                      user_text(holder.uid), holder.access, age_text(holder.since)});
   }
   table.print();
