@@ -71,8 +71,10 @@ class Player:
 
     @operation
     def read(self, step):
+        access = step.get("access", "r")
         return self._keep_or_drop(step, self.client.attach(
-            step["name"], mode=step.get("access", "r"), timeout=step.get("timeout", 0)))
+            step["name"], mode="r+" if access == "x" else access, timeout=step.get("timeout", 0),
+            exclusive=access == "x", repair=step.get("repair", False)))
 
     @operation
     def look(self, step):
@@ -107,6 +109,11 @@ class Player:
     @operation
     def release(self, step):
         assert self.client.release(self.held.pop(step["of"]))
+
+    @operation
+    def let_go(self, step):
+        error = KeyError() if step.get("half_written") else None
+        self.held.pop(step["of"]).__exit__(type(error) if error else None, error, None)
 
     @operation
     def abort(self, step):

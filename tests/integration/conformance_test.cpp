@@ -127,6 +127,8 @@ class Player {
     attach.newer_than = newer_than();
     if (text("access") == "r+") attach.access = Access::write;
     if (text("access") == "c") attach.access = Access::copy;
+    if (text("access") == "x") attach.access = Access::exclusive;
+    attach.repair = step_.value("repair", false);
     return keep_or_drop(client_.attach_any(name(), attach));
   }
   std::string info() {
@@ -195,6 +197,8 @@ const std::map<std::string, Player::Operation> Player::kOperations = {
      [](Player& p) { return outcome(p.client_.wait(p.name(), p.newer_than(), p.timeout())); }},
     {"seal", [](Player& p) { return p.seal(); }},
     {"release", [](Player& p) { return outcome(p.held().release()); }},
+    {"let_go",
+     [](Player& p) { return outcome(p.held().let_go(p.step_.value("half_written", false))); }},
     {"abort", [](Player& p) { return outcome(p.held().release()); }},
     {"delete", [](Player& p) { return outcome(p.client_.remove(p.name())); }},
     {"keep", [](Player& p) { return p.keep(); }},

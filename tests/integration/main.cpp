@@ -1,6 +1,6 @@
 // Entry of integration_tests: doctest, plus what all tests need around them: a watchdog per test,
-// the daemons' logs when one fails, a count of skipped tests. With --scripted-client the program
-// is the victim of the kill-point test instead.
+// the daemons' logs when one fails, a count of skipped tests. With --scripted-client or
+// --exclusive-client the program is the victim of a kill-point test instead.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
 #include <signal.h>
@@ -74,6 +74,9 @@ void print_summary() {
 int main(int argc, char** argv) {
   if (argc == 3 && std::string_view(argv[1]) == "--scripted-client") {
     return run_scripted_client(argv[2]);
+  }
+  if (argc == 4 && std::string_view(argv[1]) == "--exclusive-client") {
+    return run_exclusive_client(argv[2], argv[3]);
   }
   struct sigaction watchdog {};
   watchdog.sa_handler = on_watchdog;

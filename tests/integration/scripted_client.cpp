@@ -174,4 +174,19 @@ int run_scripted_client(const char* socket_path) {
   return Script(socket_path).run();
 }
 
+int run_exclusive_client(const char* socket_path, const char* how) {
+  ConnectOptions options;
+  options.socket = socket_path;
+  Result<Client> client = Client::connect(options);
+  if (!client) return 1;
+  auto array = client->attach_any("alone", access(Access::exclusive, kWaitForever));
+  if (!array) return 2;
+  fill(*array, kScriptByte);
+  const std::string_view end = how;
+  if (end == "release") return array->release() ? 0 : 3;
+  if (end == "let_go") return array->let_go() ? 0 : 3;
+  if (end == "give_up") return array->let_go(true) ? 0 : 3;
+  return 0;  // "drop": by its destructor
+}
+
 }  // namespace shmstore::testing

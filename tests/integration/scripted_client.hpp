@@ -1,5 +1,6 @@
 #pragma once
-/// The victim of the kill-point test: a client that does every operation once.
+/// The victims of the kill-point tests: a client that does every operation once, and one that does
+/// nothing but write an array exclusively.
 
 namespace shmstore::testing {
 
@@ -8,5 +9,9 @@ inline constexpr unsigned char kScriptByte = 0x5a;
 
 /// Returns 0 when every operation did what it should.
 int run_scripted_client(const char* socket_path);
+
+/// Attaches "alone" exclusively, fills it with kScriptByte, and lets go of it as `how` says:
+/// "release", "drop", "let_go", "give_up". Returns 0 when each step did what it should.
+int run_exclusive_client(const char* socket_path, const char* how);
 
 }  // namespace shmstore::testing
