@@ -22,9 +22,10 @@ enum class ErrorCode : std::uint16_t {
   no_capacity = 4,        ///< The store is full: bytes, segments, descriptors or address space.
   quota_exceeded = 5,     ///< This user's share is used up.
   timed_out = 6,          ///< The deadline passed first.
-  busy = 7,               ///< Somebody else still writes (the text names the process ids).
+  busy = 7,               ///< Somebody else still writes or maps it (the text names the pids).
   not_sealed = 8,         ///< The operation needs a sealed array (or one made with `replace`).
-  aborted = 9,            ///< The draft's creator gave up or died; or the wait was cancelled.
+  aborted = 9,            ///< The draft's creator, or an array's exclusive writer, gave up or
+                          ///< died; or the wait was cancelled.
   invalid_argument = 10,  ///< The caller's mistake; the text names the field and the limit.
   protocol_error = 11,    ///< The peers do not understand each other.
   disconnected = 12,      ///< No daemon, or it went away. Arrays already mapped stay readable.

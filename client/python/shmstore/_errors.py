@@ -66,7 +66,8 @@ class TimedOut(Error, TimeoutError):
 
 
 class Busy(Error):
-    """Somebody else still writes; the text names the process ids."""
+    """Somebody else still writes, or holds what was wanted exclusively; the text names the process
+    ids."""
 
     code = "busy"
 
@@ -78,7 +79,7 @@ class NotSealed(Error):
 
 
 class Aborted(Error):
-    """The draft's creator gave up or died."""
+    """The draft's creator gave up or died; or the array is broken: its exclusive writer did."""
 
     code = "aborted"
 
