@@ -20,6 +20,7 @@ def perform(kernel, extra, *references):
 class Backend(Base):
     def start(self):
         ray.init(
+            "local",  # not one that happens to run on this machine
             num_cpus=self.workers,
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,

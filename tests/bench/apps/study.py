@@ -102,12 +102,20 @@ def measure(cell, say):
     program = cell.make()
     expected, result = program.expected()
     results = {path.name: Runs(skipped=path.missing() or "") for path in cell.paths}
-    present = [path for path in cell.paths if not results[path.name].skipped]
     for repetition in range(cell.repetitions):
+        present = [path for path in cell.paths if not results[path.name].skipped]
         turn = repetition * 2 % len(present)
         for path in present[turn:] + present[:turn]:
             say(f"{cell.label} {repetition + 1}/{cell.repetitions} {path.name}")
-            times, outputs = engine.run(program, path(), WORKERS)
+            try:
+                times, outputs = engine.run(program, path(), WORKERS)
+            except Exception as error:
+                if path not in schedulers.ALL:
+                    raise
+                # An engine that fails is left out from here on; the study goes on.
+                results[path.name].skipped = f"failed: {type(error).__name__}: {error}"[:200]
+                say(results[path.name].skipped)
+                continue
             compare(cell, path, program, outputs, expected, result)
             add(results[path.name], times)
     return results
