@@ -381,6 +381,12 @@ def _known(x: Any, key: tuple[int, int]) -> tuple[Any, bool]:
     return (found[1](), found[2]) if found is not None and found[0]() is x else (None, False)
 
 
+def results(x: Any) -> list[Any]:
+    """What ``once`` has made of this object and is alive, for whichever stores."""
+    found = [_known(x, key)[0] for key in list(_shared) if key[0] == id(x)]
+    return [made for made in found if made is not None]
+
+
 def _is_constant(x: Any) -> bool:
     """Whether x is a plain array and no array in its chain of bases may be written."""
     if type(x) is not np.ndarray:

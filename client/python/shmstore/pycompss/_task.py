@@ -104,8 +104,10 @@ def compss_delete_object(*objects: Any) -> Any:
     """PyCOMPSs' ``compss_delete_object``, for what ``task`` shared of these objects as well. The
     tasks that read it should have run: the store keeps it for another minute only."""
     for x in objects:
-        shared, _ = sharing._known(x)
-        for one in (shared, _carriers.get(id(shared), _nothing)(), _copy_of(x)):
+        passed = [_copy_of(x)]
+        for shared in sharing.results(x):
+            passed += [shared, _carriers.get(id(shared), _nothing)()]
+        for one in passed:
             if one is not None and one is not x:
                 _api.compss_delete_object(one)
     return _api.compss_delete_object(*objects)
