@@ -320,7 +320,7 @@ def stats() -> Dict:
 
 def __getattr__(name: str) -> Any:
     # Not imported before they are used: other libraries, and stand-ins for them.
-    if name in ("compat", "dask", "joblib", "proxystore"):
+    if name in ("compat", "dask", "joblib", "proxystore", "ray"):
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

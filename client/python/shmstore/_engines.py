@@ -14,7 +14,7 @@ import numpy as np
 from . import _connect, _errors
 from ._array import SharedArray, lease_around
 from ._dtype import dtype_of, dtype_text
-from .sharing import in_store, plain
+from .sharing import in_store, plain, share
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,6 +61,12 @@ def is_whole(x: NDArray[Any]) -> bool:
     order = "F" if x.flags.f_contiguous and not x.flags.c_contiguous else "C"
     same = x.shape == lease.shape and x.dtype == dtype_of(lease.dtype)
     return same and x.nbytes == lease.nbytes and (order == lease.order or x.ndim < 2)
+
+
+def share_whole(x: NDArray[Any]) -> NDArray[Any]:
+    """x in this node's store; views and arrays that may change are copied."""
+    shared: NDArray[Any] = share(x, 0)
+    return shared if is_whole(shared) else default_client().put(None, shared)
 
 
 def contiguous(x: NDArray[Any]) -> NDArray[Any]:

@@ -38,7 +38,7 @@ from . import _connect, _dask_node, _engines, _errors
 from ._array import lease_around
 from ._dask_node import KEY_PREFIX, NAME, LifePlugin, Mention, Node, NodePlugin
 from ._engines import CHUNK_BYTES, NO_STORE, Spec
-from .sharing import MIN_BYTES, in_store, share
+from .sharing import MIN_BYTES, in_store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -260,7 +260,9 @@ async def _broadcast(
     local = None
     if _dask_node.here in nodes:
         try:
-            array = local = await asyncio.to_thread(_share_whole, x if in_store(x) else array)
+            array = local = await asyncio.to_thread(
+                _engines.share_whole, x if in_store(x) else array
+            )
         except NO_STORE:
             pass  # A worker of this node will say so, or find room.
     spec = _engines.spec_of(name, array)
@@ -276,12 +278,6 @@ async def _broadcast(
     if without:
         _warn("each worker that needs the array gets a copy of its own", without)
     return made
-
-
-def _share_whole(x: NDArray[Any]) -> NDArray[Any]:
-    """x in this node's store; views and arrays that may change are copied."""
-    shared: NDArray[Any] = share(x, 0)
-    return shared if _engines.is_whole(shared) else _connect.default_client().put(None, shared)
 
 
 def _identity(array: NDArray[Any]) -> Any:
