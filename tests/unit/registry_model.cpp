@@ -180,7 +180,7 @@ class Run : private model::Pair {
     const auto maybe = [&](std::uint64_t percent, std::uint16_t option) {
       if (chance(percent)) spec.options = static_cast<std::uint16_t>(spec.options | option);
     };
-    maybe(25, protocol::kCreateMutable);
+    maybe(50, protocol::kCreateMutable);
     maybe(15, protocol::kCreateHard);
     if (named) maybe(40, protocol::kCreateReplace);
     if (named) maybe(25, protocol::kCreateKeep);
@@ -218,10 +218,10 @@ class Run : private model::Pair {
     server::AttachSpec spec;
     spec.access =
         pick(std::vector<Access>{Access::read, Access::read, Access::copy, Access::write});
-    if (chance(20)) spec.access = Access::exclusive;
+    if (chance(35)) spec.access = Access::exclusive;
     if (chance(5)) spec.access = Access::hold;
     spec.repair = chance(spec.access == Access::exclusive ? 40 : 1);
-    spec.timeout_ms = any_timeout();
+    spec.timeout_ms = chance(30) ? -1 : any_timeout();  // Lines have to grow.
     spec.newer_than = chance(30) ? roll(12) : 0;
     spec.renew_handover = chance(30);
     Key key = -1;
