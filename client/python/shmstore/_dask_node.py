@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import threading
 import warnings
 from collections import deque
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from typing import Any, Optional
 
 import numpy as np
 from dask._task_spec import GraphNode
-from distributed import Scheduler, SchedulerPlugin, Worker, WorkerPlugin
+from distributed import Scheduler, SchedulerPlugin, Worker, WorkerPlugin, get_worker
 from distributed.comm.core import Comm
 from distributed.core import send_recv
 from distributed.protocol import to_serialize
@@ -32,7 +33,7 @@ from distributed.protocol.numpy import serialize_numpy_ndarray
 from distributed.protocol.serialize import dask_serialize
 from distributed.utils import sync
 
-from . import _engines, _errors
+from . import _engines, _errors, _handle
 from ._array import SharedArray, lease_around
 from ._client import Client
 from ._dtype import dtype_of
@@ -106,8 +107,10 @@ class Node:
             shmstore_write=self.write,
             shmstore_hold=self.hold,
             shmstore_drop=self.drop,
+            shmstore_open=self.open,
         )
         worker.stream_handlers["shmstore-drop"] = self.drop
+        _handle.elsewhere = foreign
 
     async def connect(self) -> None:
         global here
@@ -201,6 +204,17 @@ class Node:
                     )
         return array.view()
 
+    def open(self, arguments: bytes) -> dict[str, Any]:
+        """The array of a handle of this node, by value, for a worker of another one."""
+        found = _handle.open(*pickle.loads(arguments))
+        if isinstance(found, Foreign):
+            return {"status": "missing"}
+        return {"status": "OK", "data": to_serialize(np.asarray(found))}
+
+    def fetch_foreign(self, arguments: tuple[Any, ...], error: str) -> Any:
+        """The array of a handle of another node, a copy for this task: in a task's thread."""
+        return sync(self._worker.loop, self._fetch_foreign, arguments, error)
+
     # -- inside ------------------------------------------------------------------------------------
 
     def _where(self) -> str:
@@ -245,6 +259,26 @@ class Node:
             self._count(key, spec.nbytes)
             return
         raise _errors.NotFound(f"{spec.name}: not at {self._where()}, and at none of {sources}")
+
+    async def _fetch_foreign(self, arguments: tuple[Any, ...], error: str) -> Any:
+        replies = await self._worker.scheduler.broadcast(
+            msg={"op": "shmstore_node"}, on_error="ignore"
+        )
+        for address, reply in replies.items():
+            if reply["store"] == arguments[0]:
+                try:
+                    answer = await self._worker.rpc(address).shmstore_open(
+                        arguments=pickle.dumps(arguments)
+                    )
+                except OSError:
+                    continue  # That worker died.
+                if answer["status"] == "OK":
+                    array = answer["data"]
+                    array.flags.writeable = False  # what is written to a copy would be lost
+                    return array
+        raise _errors.NotFound(
+            f"{error}; this is {self._where()}, and no worker of that store has it"
+        )
 
     async def _late(self, key: str, spec: Spec, origin: str) -> Any:
         """For a worker or a node that was not there when the array was brought to all."""
@@ -314,6 +348,58 @@ def _serialize(x: SharedArray, context: Any = None) -> Any:
     return {"pickle": True}, [pickle.dumps(x, 5)]
 
 
+# --- handles of other nodes -----------------------------------------------------------------------
+#
+# Dask reads graphs and tasks in its event loop, or, large ones, in a thread, in the scheduler too.
+# An exception there ends the connection, not the task. So a handle that cannot be opened there
+# becomes something that is opened, or fetched, or fails, where the task runs.
+
+
+def foreign(error: Exception, arguments: tuple[Any, ...]) -> Optional[Foreign]:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        if not threading.current_thread().name.startswith("Dask-Offload"):
+            return None
+    return Foreign(arguments, str(error))
+
+
+class Foreign(GraphNode):
+    """An array of another node among a task's arguments, evaluated by Dask where the task runs."""
+
+    __slots__ = ("arguments", "error")
+
+    def __init__(self, arguments: tuple[Any, ...], error: str) -> None:
+        self.key = None
+        self._dependencies = frozenset()
+        self.arguments = arguments
+        self.error = error
+
+    def __call__(self, values: Any = ()) -> Any:
+        node = get_worker().extensions.get(NAME)
+        if node is None:
+            raise _errors.NotFound(self.error)
+        return node.fetch_foreign(self.arguments, self.error)
+
+    def __array__(self, dtype: Any = None, copy: Optional[bool] = None) -> Any:
+        return np.asarray(self(), dtype)
+
+    def __reduce__(self) -> Any:
+        return _handle.open, self.arguments
+
+    def copy(self) -> Foreign:
+        return self
+
+    def substitute(self, subs: Any, key: Any = None) -> Foreign:
+        return self
+
+    def __sizeof__(self) -> int:
+        return object.__sizeof__(self) + 200
+
+    def __repr__(self) -> str:
+        return f"<array {self.arguments[1]} of another node>"
+
+
 # --- the scheduler --------------------------------------------------------------------------------
 #
 # A client's hold on a broadcast is a future of its key. When no client has it any more, there may
@@ -354,6 +440,7 @@ class LifePlugin(SchedulerPlugin):
     idempotent = True
 
     async def start(self, scheduler: Scheduler) -> None:
+        _handle.elsewhere = foreign
         self._scheduler = scheduler
         self._ended: set[str] = set()  # no future; tasks not searched yet
         self._tasks: dict[str, set[str]] = {}  # by task: the broadcasts without future it mentions

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import numpy as np
 
@@ -45,6 +45,11 @@ _PICKLE_BYTES = 40
 def _host() -> str:
     """Short name of this host, for error texts."""
     return os.uname().nodename.split(".")[0][:_HOST_BYTES_MAX]
+
+
+#: What an engine does about a handle of another node: gets the error and the arguments of ``open``;
+#: returns what stands for the array, or None.
+elsewhere: Optional[Callable[[NotFound, tuple[Any, ...]], Any]] = None
 
 
 def reduce_array(array: SharedArray, protocol: Any) -> Any:
@@ -119,7 +124,15 @@ def open(  # noqa: A001 - the name counts in every handle
     """
     lease = _opened.find(store_id, id, mode)
     if lease is None:
-        lease = _opened.note(_attach(store_id, id, host, mode, path), mode)
+        try:
+            lease = _opened.note(_attach(store_id, id, host, mode, path), mode)
+        except NotFound as error:
+            found = None
+            if elsewhere is not None:
+                found = elsewhere(error, (store_id, id, host, mode, path, view))
+            if found is None:
+                raise
+            return found
     if view is None:
         array = array_on(lease)
     else:

@@ -458,8 +458,42 @@ def test_a_handle_on_the_wrong_node_names_both(on_a):
         on(on_a.client, far, pickle.loads, pickle.dumps(x))
     assert on_a.b.socket in str(caught.value)
     assert os.uname().nodename.split(".")[0][:16] in str(caught.value)
-    assert on(on_a.client, on_a.workers(on_a.a)[0], np.sum, x) == x.sum()
     on_a.leave_handles()
+
+
+def test_a_handle_in_a_graph_is_fetched_where_it_cannot_be_opened(on_a):
+    shmstore.dask.setup(on_a.client)
+    x = shmstore.put(None, np.arange(float(LARGE)))
+    near, far = on_a.workers(on_a.a)[0], on_a.workers(on_a.b)[0]
+    assert on(on_a.client, near, describe, x) == (True, False, x.shm.id, x.sum())
+    assert on(on_a.client, far, describe, x) == (False, False, None, x.sum())
+    assert on(on_a.client, far, describe, x[3:9:2]) == (False, False, None, x[3:9:2].sum())
+    on_a.leave_handles()
+
+
+def test_a_handle_in_a_graph_passes_a_scheduler_without_its_store(outside):
+    shmstore.dask.setup(outside.client)
+    x = outside.b.client().put(None, np.arange(float(LARGE)))
+    arguments = list(x.__reduce__()[1])
+    handle = Handle([*arguments[:4], None, None])  # no path: only b's workers find the store
+    near, far = outside.workers(outside.b)[0], outside.workers(outside.a)[0]
+    assert on(outside.client, near, describe, handle)[0]
+    assert on(outside.client, far, describe, handle) == (False, False, None, x.sum())
+    gone = Handle([1, *arguments[1:4], None, None])
+    with pytest.raises(shmstore.NotFound, match="no worker of that store") as caught:
+        on(outside.client, far, describe, gone)
+    assert outside.a.socket in str(caught.value) and "made on host" in str(caught.value)
+    outside.leave_handles()
+
+
+class Handle:
+    """Pickles as a handle does."""
+
+    def __init__(self, arguments):
+        self.arguments = arguments
+
+    def __reduce__(self):
+        return shmstore._handle.open, tuple(self.arguments)
 
 
 def test_cached_loads_once_per_node(on_a, tmp_path):
