@@ -57,6 +57,8 @@ def test_errors_are_builtins_too(kind, builtin):
     assert issubclass(kind, builtin)
     error = pickle.loads(pickle.dumps(kind("text of it")))
     assert type(error) is kind and str(error) == "text of it"
+    again = kind.__new__(kind, "text of it")  # as tblib makes them, which Dask loads
+    assert str(again) == "text of it" and again.code == kind.code
 
 
 def test_a_traceback_shows_the_callers_line_and_ours_only(shm):

@@ -46,14 +46,16 @@ class PermissionDenied(Error, PermissionError):
     code = "permission_denied"
 
 
-class NoCapacity(Error, MemoryError):
+# MemoryError, which makes its instances in a way of its own, has to come first: tblib, as Dask uses
+# it, could not unpickle these otherwise.
+class NoCapacity(MemoryError, Error):
     """The store is full: bytes, segments, descriptors or address space. The text says how much is
     free and who holds most."""
 
     code = "no_capacity"
 
 
-class QuotaExceeded(Error, MemoryError):
+class QuotaExceeded(MemoryError, Error):
     """This user's share of the store is used up."""
 
     code = "quota_exceeded"
