@@ -44,25 +44,29 @@ def main():
     cells = [cell for cell in study.cells(mode) if (options.only or "") in cell.label]
     for cell in cells:
         cell.repetitions = options.repetitions or cell.repetitions
-    measured, load = [], [os.getloadavg()]
+    extra = {"apps_mode": mode, "machine": report.machine(ROOT), "load_start": os.getloadavg()[0]}
+    measured = []
     with nodes.started(1):
+        if options.only is None:
+            extra.update(checks.run(mode, say))
         for cell in cells:
             started = time.monotonic()
             results = study.measure(cell, say)
             say(f"{cell.label}: {time.monotonic() - started:.0f} s")
             measured.append((cell, results))
             print(report.table(cell, results), flush=True)
-        flat = report.flat(measured)
-        if options.only is None:
-            flat.update(checks.run(mode, say))
-    load.append(os.getloadavg())
-    flat["load_start"], flat["load_end"] = (average[0] for average in load)
-    flat["apps_mode"], flat["machine"] = mode, report.machine(ROOT)
-    print(report.summary(flat))
+            extra["load_end"] = os.getloadavg()[0]
+            write(options, measured, extra)
+    print(report.summary({**report.flat(measured), **extra}))
+
+
+def write(options, measured, extra):
+    """After every cell: what a study that is stopped has measured is not lost."""
     if options.json:
-        pathlib.Path(options.json).write_text(json.dumps(flat, indent=2) + "\n")
+        numbers = {**report.flat(measured), **extra}
+        pathlib.Path(options.json).write_text(json.dumps(numbers, indent=2) + "\n")
     if options.plots:
-        chart.write(measured, pathlib.Path(options.plots), flat["machine"])
+        chart.write(measured, pathlib.Path(options.plots), extra["machine"])
 
 
 def say(text):
