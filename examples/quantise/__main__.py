@@ -10,11 +10,9 @@ scikit-learn and Pillow, and shmstored and shmctl beside this Python or on PATH.
 import argparse
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 # One arithmetic thread per process: the job's processes are its parallelism.
@@ -28,7 +26,9 @@ import shmstore as shm  # noqa: E402
 import with_copies  # noqa: E402
 import with_store  # noqa: E402
 
-START_S = 20  # how long the daemon may take until it answers
+# At the end: there is a kmeans beside that folder's tasks as well as one here.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from tasks.nodes import program, wait_until_it_answers  # noqa: E402
 
 
 def parse_arguments():
@@ -48,14 +48,6 @@ def parse_arguments():
 # --- programs of the store -----------------------------------------------------------------------
 
 
-def program(name):
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if not found:
-        sys.exit(f"{name} was found neither beside {sys.executable} nor on PATH")
-    return found
-
-
 @contextlib.contextmanager
 def private_daemon():
     """A daemon of our own on its own socket, which everybody below us uses; stopped by its pid."""
@@ -70,20 +62,6 @@ def private_daemon():
         finally:
             daemon.terminate()
             daemon.wait()
-
-
-def wait_until_it_answers(daemon, socket):
-    give_up = time.monotonic() + START_S
-    while True:
-        try:
-            shm.connect(socket)
-            return
-        except shm.Disconnected:
-            if daemon.poll() is not None:
-                sys.exit(f"shmstored ended with status {daemon.returncode}")
-            if time.monotonic() > give_up:
-                raise
-            time.sleep(0.01)
 
 
 def shmctl(*arguments):

@@ -36,26 +36,27 @@ def started(count, here=True):
 def _daemon():
     with tempfile.TemporaryDirectory(prefix="shmstore-node-") as folder:
         socket = f"{folder}/socket"
-        command = [_program(), "--socket", socket, "--log-level", "warning"]
+        command = [program("shmstored"), "--socket", socket, "--log-level", "warning"]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         try:
-            _wait_until_it_answers(process, socket)
+            wait_until_it_answers(process, socket)
             yield socket
         finally:
             process.terminate()
             process.wait()
 
 
-def _program():
-    beside = Path(sys.executable).parent / "shmstored"
-    found = os.environ.get("SHMSTORED") or (str(beside) if beside.exists() else None)
-    found = found or shutil.which("shmstored")
+def program(name):
+    """Path of shmstored or shmctl: beside this Python, else on PATH."""
+    beside = Path(sys.executable).parent / name
+    found = os.environ.get(name.upper()) or (str(beside) if beside.exists() else shutil.which(name))
     if not found:
-        sys.exit(f"shmstored was found neither beside {sys.executable} nor on PATH")
+        sys.exit(f"{name} was found neither beside {sys.executable} nor on PATH")
     return found
 
 
-def _wait_until_it_answers(process, socket):
+def wait_until_it_answers(process, socket):
+    """Ends the program if the daemon ends; raises Disconnected if it takes too long."""
     give_up = time.monotonic() + START_S
     while True:
         try:
