@@ -5,6 +5,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from conftest import wait_until
@@ -84,6 +85,20 @@ def test_keys_tables_and_plots(bench, measured, tmp_path):
     for program in ("matmul", "kmeans"):
         drawing = (tmp_path / f"study-{program}.svg").read_text()
         assert drawing.count("<polyline") >= 12 and "machine &lt;1&gt;" in drawing
+        assert_all_text_is_inside(drawing)
+        assert all(f">{words}<" in drawing for words in ("size of a block", "ms per task"))
+
+
+def assert_all_text_is_inside(drawing):
+    """Nothing is cut off, in a font whose letters are 0.65 of its size wide."""
+    picture = ElementTree.fromstring(drawing)
+    wide = float(picture.get("viewBox").split()[2])
+    for each in picture.iter("{http://www.w3.org/2000/svg}text"):
+        length = 0.65 * float(each.get("font-size")) * len(each.text)
+        before = {"start": 0, "middle": 0.5, "end": 1}[each.get("text-anchor")] * length
+        start = float(each.get("x")) - before
+        turned = each.get("x") == "16.0"  # the axis at the left edge: its text runs upwards
+        assert turned or (start >= 0 and start + length <= wide), each.text
 
 
 def test_welch(bench):

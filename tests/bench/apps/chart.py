@@ -5,7 +5,7 @@ import math
 import statistics
 from html import escape
 
-WIDTH, HEIGHT, LEFT, TOP, GAP = 430, 300, 60, 40, 90
+WIDTH, HEIGHT, LEFT, TOP, GAP, LEGEND = 430, 300, 60, 40, 90, 190
 COLOURS = {
     "fork": "#999999",
     "npy": "#d62728",
@@ -35,13 +35,20 @@ def drawing(program, cells, caption):
     paths = [name for name in COLOURS if any(name in runs for _, runs in cells)]
     walls = {name: [wall_ratio(runs, name) for _, runs in cells] for name in paths}
     inward = {name: [data_path(runs, name) for _, runs in cells] for name in paths}
-    wide, high = 2 * WIDTH + LEFT + GAP + 130, HEIGHT + TOP + 70
+    wide, high = 2 * WIDTH + LEFT + GAP + LEGEND, HEIGHT + TOP + 70
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" '
         'font-family="sans-serif" font-size="12">',
         f'<rect width="{wide}" height="{high}" fill="white"/>',
-        panel(LEFT, f"{program}: wall time / fork", labels, walls, 2),
-        panel(LEFT + WIDTH + GAP, f"{program}: arguments usable after, ms", labels, inward, 10),
+        panel(LEFT, f"{program}: wall time", "multiple of fork's", labels, walls, 2),
+        panel(
+            LEFT + WIDTH + GAP,
+            f"{program}: until a task's arguments are usable",
+            "ms per task",
+            labels,
+            inward,
+            10,
+        ),
     ]
     for number, name in enumerate(paths):
         y = TOP + 12 + 18 * number
@@ -64,7 +71,7 @@ def data_path(runs, name):
     return statistics.median(runs[name].opened) * 1000
 
 
-def panel(left, title, labels, lines, base):
+def panel(left, title, unit, labels, lines, base):
     """A frame with a logarithmic scale, a grid at powers of `base`, and a line for each path."""
     values = [value for line in lines.values() for value in line if value]
     if not values:
@@ -77,7 +84,13 @@ def panel(left, title, labels, lines, base):
         x = left + WIDTH * (n + 0.5) / len(labels)
         return x, TOP + HEIGHT * (high - math.log(value, base)) / (high - low)
 
-    parts = [text(left + WIDTH / 2, TOP - 14, title, "middle", 14)]
+    parts = [
+        text(left + WIDTH / 2, TOP - 14, title, "middle", 14),
+        text(left + WIDTH / 2, TOP + HEIGHT + 38, "size of a block", "middle"),
+        f'<g transform="rotate(-90 {left - 44} {TOP + HEIGHT / 2})">'
+        + text(left - 44, TOP + HEIGHT / 2, unit, "middle")
+        + "</g>",
+    ]
     for power in range(low, high + 1):
         y = place(0, base**power)[1]
         parts.append(f'<path d="M{left} {y:.1f}h{WIDTH}" stroke="#dddddd"/>')
