@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import operator
 import weakref
 from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
 from ._array import SharedArray, array_on, lease_around
-from .sharing import in_store, plain, register, same_bytes
+from .sharing import in_store, plain, register, same_attributes, same_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -177,15 +178,13 @@ def _open_pandas(kind: Any, blocks: list[Any], parts: list[Any], index: Any, hea
 
 
 def _same_pandas(x: Any, shared: Any) -> bool:
-    if x.shape != shared.shape or not x.index.equals(shared.index):
+    if x.shape != shared.shape or not x.index.identical(shared.index):
         return False
     names, attrs, duplicates = _header(x)
     shared_names, shared_attrs, shared_duplicates = _header(shared)
-    if attrs != shared_attrs or duplicates != shared_duplicates:
+    if not same_attributes(attrs, shared_attrs) or duplicates != shared_duplicates:
         return False
     if not (names.identical(shared_names) if x.ndim == 2 else names == shared_names):
-        return False
-    if x.index.names != shared.index.names:
         return False
     return all(map(_same_column, _columns(x), _columns(shared)))
 
@@ -193,6 +192,8 @@ def _same_pandas(x: Any, shared: Any) -> bool:
 def _same_column(a: Any, b: Any) -> bool:
     values, shared = _values(a), _values(b)
     if values is None or shared is None:
+        if a.dtype == object == b.dtype:  # To equals, 1, 1.0 and True are the same.
+            return all(map(operator.is_, a.to_numpy(), b.to_numpy()))
         return bool(a.dtype == b.dtype and a.equals(b))
     return same_bytes(values, shared)
 
@@ -214,7 +215,7 @@ def share_arrow(x: Any, sharer: _Sharer) -> Any:
         return x
     if not sharer.large(x.nbytes):
         return x
-    return sharer.once(x, lambda data: _copy_arrow(data, sharer), lambda data, shared: True)
+    return sharer.once(x, lambda data: _copy_arrow(data, sharer), _same_arrow)
 
 
 def _copy_arrow(x: Any, sharer: _Sharer) -> Any:
@@ -235,6 +236,47 @@ def _write(sink: Any, schema: Any, batches: list[Any]) -> None:
     with pa.ipc.new_stream(sink, schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
+
+
+def _same_arrow(x: Any, shared: Any) -> bool:
+    """Arrow's arrays do not change, but those made without a copy of NumPy's or of other memory do
+    as that does."""
+    form, stream = _stream_of(shared)
+    known, batches, schema = _batches(x)
+    comparison = _Comparison(stream)
+    try:
+        with _arrow_module().PythonFile(comparison, mode="w") as sink:
+            _write(sink, schema, batches)
+    except _Different:
+        return False
+    return known == form and comparison.done == len(stream)
+
+
+class _Different(Exception):
+    """What is written is not what was expected."""
+
+
+class _Comparison:
+    """A file that compares what is written to it with the bytes that it is expected to be."""
+
+    closed = False
+
+    def __init__(self, expected: NDArray[Any]) -> None:
+        self._expected = np.asarray(expected)
+        self.done = 0
+
+    def write(self, data: Any) -> int:
+        part = np.frombuffer(data, np.uint8)
+        if not same_bytes(part, self._expected[self.done : self.done + part.size]):
+            raise _Different
+        self.done += part.size
+        return part.size
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
 
 
 def _batches(x: Any) -> tuple[str, list[Any], Any]:

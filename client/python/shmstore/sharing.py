@@ -43,7 +43,8 @@ def share(x: Any, min_bytes: int = MIN_BYTES, *, client: Optional[Client] = None
     An ndarray of at least ``min_bytes`` is copied into the store once: as long as the result of an
     earlier call lives and the contents are still equal, sharing the same object again returns that
     same result. (Contents are compared, in one pass, unless the array is and was read-only: who has
-    a view that can write it, or its flag set for a while, changes it unnoticed.)
+    a view that can write it, or its flag set for a while, changes it unnoticed. Attributes and
+    objects in columns are compared as objects, not by what they hold.)
     An array that is in the store already is not copied; a draft that this process created is
     sealed, which is how an array made by ``zeros`` or ``create`` is published without any copy.
 
@@ -177,7 +178,7 @@ class _Sharer:
     def leaf(self, x: Any) -> Any:
         if isinstance(x, np.ndarray):
             if type(x) is np.ma.MaskedArray:
-                return self._masked(x)
+                return self._masked(x) if _can_follow(x.baseclass) else x
             return self.array(x)
         package = type(x).__module__.partition(".")[0]
         if package == "pandas":
@@ -235,7 +236,7 @@ class _Sharer:
             shared_data = data.copy()
         if shared_mask is mask and mask is not np.ma.nomask:
             shared_mask = mask.copy()
-        return _masked(shared_data, shared_mask, x.fill_value, x.hardmask)
+        return _masked(shared_data, shared_mask, x.fill_value, x.hardmask, x.baseclass)
 
 
 def plain(x: Any) -> NDArray[Any]:
@@ -289,12 +290,16 @@ def _as(kind: type, shared: NDArray[Any], attributes: Optional[dict[str, Any]]) 
     return result
 
 
-def _masked(data: Any, mask: Any, fill_value: Any, hard: bool) -> Any:
+def _masked(data: Any, mask: Any, fill_value: Any, hard: bool, kind: type = np.ndarray) -> Any:
+    """``kind``: what ``.data`` is to be."""
     register(np.ma.MaskedArray, _reduce_masked)
+    data = plain(data)
+    if kind not in _PLAIN:
+        data = data.view(kind)
     if mask is not np.ma.nomask:
         mask = plain(mask)
     return np.ma.MaskedArray(
-        plain(data), mask=mask, copy=False, keep_mask=False, fill_value=fill_value, hard_mask=hard
+        data, mask=mask, copy=False, keep_mask=False, fill_value=fill_value, hard_mask=hard
     )
 
 
@@ -335,7 +340,8 @@ def _reduce_masked(x: np.ma.MaskedArray[Any, Any]) -> Any:
     mask = np.ma.getmask(x)
     if not in_store(x) and not in_store(plain(mask)):
         return x.__reduce_ex__(2)
-    return _masked, (_to_send(plain(x)), _to_send(mask), x.fill_value, x.hardmask)
+    parts = (_to_send(plain(x)), _to_send(mask), x.fill_value, x.hardmask)
+    return _masked, parts if x.baseclass in _PLAIN else (*parts, x.baseclass)
 
 
 def _to_send(x: Any) -> Any:
@@ -420,9 +426,8 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _same_array(x: NDArray[Any], shared: NDArray[Any]) -> bool:
-    if getattr(x, "__dict__", None) != getattr(shared, "__dict__", None):
-        return False
-    return same_bytes(plain(x), plain(shared))
+    attributes, known = getattr(x, "__dict__", None) or {}, getattr(shared, "__dict__", None) or {}
+    return same_attributes(attributes, known) and same_bytes(plain(x), plain(shared))
 
 
 def _same_masked(x: Any, shared: Any) -> bool:
@@ -434,6 +439,26 @@ def _same_masked(x: Any, shared: Any) -> bool:
     return same_bytes(plain(x), plain(shared)) and (
         mask is np.ma.nomask or same_bytes(plain(mask), plain(shared_mask))
     )
+
+
+def same_attributes(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
+    """Whether two dicts have the same keys and values. Values that cannot be compared, as lists of
+    arrays, are taken for different."""
+    return a.keys() == b.keys() and all(_same_value(a[key], b[key]) for key in a)
+
+
+def _same_value(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, np.ndarray):
+        return not a.dtype.hasobject and same_bytes(plain(a), plain(b))
+    try:
+        return bool(a == b)
+    except Exception:
+        # Whatever a class of the user's raises.
+        return False
 
 
 def same_bytes(a: Any, b: Any) -> bool:
