@@ -106,7 +106,7 @@ ArrayInfo read_info(const json& from) {
   info.in_flight = get_or<std::uint64_t>(from, "in_flight", 0);
   if (const auto broken = from.find("broken"); broken != from.end() && !broken->is_null()) {
     info.broken = {get<std::int64_t>(*broken, "pid"), get<std::string>(*broken, "command"),
-                   get<double>(*broken, "at")};
+                   get<double>(*broken, "at"), get_or<bool>(*broken, "gave_up", false)};
   }
   return info;
 }

@@ -242,6 +242,7 @@ Json to_json(const BrokenBy& by) {
   json["pid"] = by.pid;
   json["command"] = by.command;
   json["at"] = by.at_s;
+  json["gave_up"] = by.gave_up;
   return json;
 }
 

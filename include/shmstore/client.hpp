@@ -127,7 +127,8 @@ struct ArrayInfo {
   struct Broken {
     std::int64_t pid = 0;  ///< Had exclusive access …
     std::string command;
-    double at = 0;  ///< … and went away then. Unix time, seconds.
+    double at = 0;         ///< … and went away then. Unix time, seconds.
+    bool gave_up = false;  ///< It lives on, but said that the array is half-written.
   };
   std::optional<Broken> broken;
 };

@@ -9,7 +9,7 @@ import pytest
 from pycompss_tree import HERE, application, minicompss, needs_sources, python, tree  # noqa: F401
 
 import shmstore
-from shmstore.pycompss import in_place
+from shmstore.pycompss import _in_place, in_place
 
 PROGRAM = "pycompss_in_place.py"
 
@@ -59,6 +59,9 @@ def test_a_half_written_array_is_named(application, part, name, reason, workers)
     if (part, workers) != ("die", 1):
         assert expected in facts["error"][0]["text"]  # from the task, which was run again
     assert facts["read"][0]["text"].startswith(expected)
+    how = "gave it up" if part == "fail" else "ended"
+    text = facts["by name"][0]["text"]
+    assert text.startswith(f"access: '{name}' is broken: pid") and how in text
 
 
 @needs_sources
@@ -197,9 +200,15 @@ def test_half_written(shm, script):
 
     with pytest.raises(KeyError):
         c.change(fail)
+    text = "array 'c' is half-written: the task that had it failed"
     for use in (c.read, lambda: c.change(fail), lambda: np.array(c)):
-        with pytest.raises(shmstore.Aborted, match="array 'c' is half-written"):
+        with pytest.raises(shmstore.Aborted, match=text):
             use()
+    info = shm.info("c")
+    assert info["state"] == "broken" and info["broken"]["gave_up"]
+    for mode in ("r", "r+", "c"):
+        with pytest.raises(shmstore.Aborted, match="'c' is broken: .* gave it up"):
+            shm.attach("c", mode)
 
     d = in_place(np.zeros(10), name="d")
     done = script(
@@ -210,6 +219,34 @@ def test_half_written(shm, script):
     assert done.returncode == -9, done.stderr
     with pytest.raises(shmstore.Aborted, match="array 'd' is half-written: the process"):
         d.read()
+    assert not shm.info("d")["broken"]["gave_up"]
+
+
+def test_an_array_that_was_only_waited_with_is_whole(shm):
+    """Who needs two and gets one of them has not written to that one."""
+    c, d = in_place(np.zeros(10), name="c"), in_place(np.zeros(10), name="d")
+    held = d.read()
+    with pytest.raises(shmstore.Busy, match="array 'd' is in use"):
+        with _in_place.writing([c._ticket, d._ticket]):
+            raise AssertionError("both were had")
+    del held
+    c.change(lambda array: array.fill(1))
+    assert c.read()[0] == 1 and d.read()[0] == 0
+
+
+def test_a_failed_function_may_keep_the_array(shm):
+    """It has a copy of its own from then on."""
+    c, kept = in_place(np.zeros(10), name="c"), []
+
+    def fail(array):
+        kept.append(array)
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        c.change(fail)
+    kept[0][0] = 1
+    with pytest.raises(shmstore.Aborted, match="the task that had it failed"):
+        c.read()
 
 
 def test_a_function_that_keeps_the_array_loses_it(shm):

@@ -491,7 +491,7 @@ class Client:
         version, perms, uid, leases, kept, ttl_s, created, sealed, attrs, in_flight, broken``; times
         in Unix seconds. ``in_flight``: how many handles were pickled and not opened yet, as far as
         the store can tell. ``broken``: None, or who had a broken array and when it went away:
-        ``pid, command, at``.
+        ``pid, command, at``; ``gave_up`` if it lives on (an exception), False if it ended.
 
         Raises NotFound.
         """

@@ -157,6 +157,10 @@ def failing(what, name):
         c.read()
     except (shmstore.Aborted, shmstore.NotFound) as error:
         say("read", text=str(error))
+    try:
+        shmstore.attach(name)
+    except (shmstore.Aborted, shmstore.NotFound) as error:
+        say("by name", text=str(error))
 
 
 def waiting():

@@ -9,7 +9,8 @@ object a file of its own, and lets a task that reads version 2 run while another
 Therefore each handle says which version it means, and the array which one it holds (a number behind
 its elements, counted up by each writer): a reader that comes too late gets an error, not the newer
 contents; so does a writer that is run again although it has written already. A writer that fails or
-dies leaves the array broken: who opens it next gets an error that names it.
+dies leaves the array broken in the store: who opens it next, by whatever means, gets an error that
+names it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import gc
 import math
 import os
 import sys
+import time
 import traceback
 import weakref
 from collections.abc import Iterable, Iterator
@@ -36,8 +38,7 @@ if TYPE_CHECKING:
 
     from .._client import Client
 
-_HEADER_BYTES = 64  # behind the elements
-_VERSION, _UNFINISHED = 0, 1  # its words: how many have written; whether the last did not finish
+_HEADER_BYTES = 64  # behind the elements; its first word: how many have written
 
 
 class Ticket(NamedTuple):
@@ -165,7 +166,7 @@ def in_place(
     lease = lease_of(memory)
     assert lease is not None
     ticket = ticket._replace(id=lease.id, path=_connect.explicit_path(lease))
-    _header(ticket, lease)[:] = 0
+    _header(ticket, lease)[0] = 0
     np.copyto(view_on(lease, source.dtype, source.shape, 0, ticket.strides), source)
     result = InPlace(ticket)
     del lease
@@ -181,8 +182,8 @@ def _attach(ticket: Ticket, mode: str, wait: Optional[float]) -> _ext.Lease:
         client = _connect.client_of(ticket.store, ticket.path)
         wait_ms = milliseconds(wait)
         return client._ext.attach_id(ticket.id, ticket.store, mode, wait_ms, True)
-    except _errors.Aborted as error:
-        text = f"{ticket} is half-written: the process that had it died ({error})"
+    except _errors.Aborted:
+        text = f"{ticket} is half-written: {_who_left(client, ticket)}"
         raise _errors.Aborted(text) from None
     except (_errors.NotFound, _errors.Disconnected) as error:
         raise _errors.NotFound(
@@ -192,13 +193,23 @@ def _attach(ticket: Ticket, mode: str, wait: Optional[float]) -> _ext.Lease:
         raise type(error)(f"{ticket} is in use: {error}") from None
 
 
+def _who_left(client: Client, ticket: Ticket) -> str:
+    """What became of the task that had a broken array."""
+    try:
+        broken = client.info(id=str(ticket.id))["broken"]
+    except _errors.Error:  # It has been deleted meanwhile, for example.
+        broken = None
+    if broken is None:
+        return "the task that had it did not finish"
+    what = "task that had it failed" if broken["gave_up"] else "process that had it died"
+    at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(broken["at"]))
+    return f"the {what} (pid {broken['pid']}, {broken['command']}, {at})"
+
+
 def _versioned(ticket: Ticket, mode: str) -> _ext.Lease:
     """A lease on the version that is meant."""
     lease = _attach(ticket, mode, settings.wait)
-    header = _header(ticket, lease)
-    if header[_UNFINISHED]:
-        raise _errors.Aborted(f"{ticket} is half-written: the task that had it failed")
-    version = int(header[_VERSION])
+    version = int(_header(ticket, lease)[0])
     if version != ticket.version:
         raise _errors.NotFound(
             f"version {ticket.version} of {ticket} is gone: it was changed in place, and is at "
@@ -209,7 +220,7 @@ def _versioned(ticket: Ticket, mode: str) -> _ext.Lease:
 
 
 def _header(ticket: Ticket, lease: _ext.Lease) -> NDArray[np.uint64]:
-    return np.ndarray.__new__(np.ndarray, (2,), np.uint64, _buffer(lease), ticket.header)
+    return np.ndarray.__new__(np.ndarray, (1,), np.uint64, _buffer(lease), ticket.header)
 
 
 def _array(ticket: Ticket, lease: _ext.Lease) -> InPlaceArray:
@@ -252,19 +263,25 @@ def peeking() -> Iterator[None]:
 @contextlib.contextmanager
 def writing(tickets: Iterable[Ticket]) -> Iterator[list[InPlaceArray]]:
     """Inside the block this process alone has the arrays. They are handed over at the end; after an
-    exception they count as half-written. Nothing may refer to them then: if something does, that is
-    a RuntimeError, and the array is deleted, since it cannot be taken away from who has it."""
+    exception they are broken. Nothing may refer to them when the block has come to its end: if
+    something does, that is a RuntimeError, and the array is deleted, since it cannot be taken away
+    from who has it."""
     wanted = {(ticket.store, ticket.id): ticket for ticket in tickets}
     arrays: list[InPlaceArray] = []
     leases: dict[Ticket, weakref.ref[_ext.Lease]] = {}
+    begun = False
     try:
         # In one order everywhere: two tasks that want the same two arrays do not block each other.
         for key in sorted(wanted):
             _writing[key] = _turn(wanted[key], leases)
         arrays += [_writing[key] for key in wanted]
+        begun = True
         yield arrays
-        _finished(leases, True)
+        _count_up(leases)
     except BaseException as error:
+        # Before anything else: with the last reference to an array it would count as whole.
+        if begun:
+            _give_up(leases)
         # The frames that the exception has gone through refer to the arrays as well.
         traceback.clear_frames(error.__traceback__)
         raise
@@ -277,7 +294,7 @@ def writing(tickets: Iterable[Ticket]) -> Iterator[list[InPlaceArray]]:
 
 
 def _turn(ticket: Ticket, leases: dict[Ticket, weakref.ref[_ext.Lease]]) -> InPlaceArray:
-    """The array for this process alone; unfinished. Its lease is added to ``leases``."""
+    """The array for this process alone. Its lease is added to ``leases``."""
     try:
         lease = _versioned(ticket, "x")
     except _errors.Busy:
@@ -285,15 +302,27 @@ def _turn(ticket: Ticket, leases: dict[Ticket, weakref.ref[_ext.Lease]]) -> InPl
         lease = _versioned(ticket, "x")
     ticket = ticket._replace(version=ticket.version + 1)
     leases[ticket] = weakref.ref(lease)
-    _header(ticket, lease)[:] = ticket.version, 1
     return _array(ticket, lease)
 
 
-def _finished(leases: dict[Ticket, weakref.ref[_ext.Lease]], finished: bool) -> None:
+def _count_up(leases: dict[Ticket, weakref.ref[_ext.Lease]]) -> None:
     for ticket, reference in leases.items():
         lease = reference()
         if lease is not None:
-            _header(ticket, lease)[_UNFINISHED] = 0 if finished else 1
+            _header(ticket, lease)[0] = ticket.version
+
+
+def _give_up(leases: dict[Ticket, weakref.ref[_ext.Lease]]) -> None:
+    """Leaves the arrays broken."""
+    for reference in leases.values():
+        lease = reference()
+        if lease is None:
+            continue
+        try:
+            lease.let_go(True)
+        except _errors.Error:
+            # The lease's end, or the end of the process, leaves it broken all the same.
+            pass
 
 
 def _take_back(leases: dict[Ticket, weakref.ref[_ext.Lease]]) -> None:
@@ -301,8 +330,7 @@ def _take_back(leases: dict[Ticket, weakref.ref[_ext.Lease]]) -> None:
     kept = []
     for ticket, reference in leases.items():
         lease = reference()
-        if lease is not None:
-            _header(ticket, lease)[_UNFINISHED] = 1
+        if lease is not None and lease.valid:
             _connect.client_of(ticket.store, ticket.path).delete(id=str(ticket.id))
             kept.append(str(ticket))
     if kept:
