@@ -56,7 +56,7 @@ def test_masked_arrays_keep_the_type_of_their_data():
         for each in (shared, by_handle(shared)):
             assert type(each) is np.ma.MaskedArray and type(each.data) is kind
             assert each.mask.sum() == x.mask.sum() and each.sum() == x.sum()
-    x = np.ma.masked_array(share(np.arange(LARGE)), mask=False)
+    x = np.ma.masked_array(share(np.arange(LARGE)))
     assert type(x.data) is not np.ndarray and type(by_handle(share(x)).data) is np.ndarray
 
 

@@ -43,8 +43,7 @@ def share(x: Any, min_bytes: int = MIN_BYTES, *, client: Optional[Client] = None
     An ndarray of at least ``min_bytes`` is copied into the store once: as long as the result of an
     earlier call lives and the contents are still equal, sharing the same object again returns that
     same result. (Contents are compared, in one pass, unless the array is and was read-only: who has
-    a view that can write it, or its flag set for a while, changes it unnoticed. Attributes and
-    objects in columns are compared as objects, not by what they hold.)
+    a view that can write it, or its flag set for a while, changes it unnoticed.)
     An array that is in the store already is not copied; a draft that this process created is
     sealed, which is how an array made by ``zeros`` or ``create`` is published without any copy.
 
