@@ -238,6 +238,20 @@ def test_each_store_has_its_own(daemon, tmp_path):
 # --- subclasses -----------------------------------------------------------------------------------
 
 
+@pytest.mark.kills_daemon
+def test_after_the_daemons_restart_it_is_shared_anew(daemon, store):
+    x, y = np.arange(float(LARGE)), np.frombuffer(bytes(8 * LARGE))  # y is known not to change
+    before = share([x, y])
+    daemon.stop()
+    daemon.start()
+    after = share([x, y])
+    for old, new, original in zip(before, after, (x, y)):
+        assert new.shm.id in {entry["id"] for entry in store.list()} and new is not old
+        assert np.array_equal(by_handle(new), original)
+    assert all(a is b for a, b in zip(after, share([x, y])))
+    daemon.stop()
+
+
 def test_matrix():
     x = np.matrix(np.arange(90000).reshape(300, 300))
     shared = share(x)

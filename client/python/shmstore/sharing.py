@@ -61,8 +61,11 @@ def share(x: Any, min_bytes: int = MIN_BYTES, *, client: Optional[Client] = None
     that hold Python objects or that the store does not know, pandas columns of other kinds,
     subclasses that pickle in their own way, and whatever is not listed.
 
-    The memory is given back when the result and everything unpickled from it is gone.
-    ``client``: where to share, else the default one; each store has a result of its own.
+    The memory is given back when the result and everything unpickled from it is gone; see
+    ``SharedArray`` for how long a pickle keeps it.
+    ``client``: where to share, else the default one; each store has a result of its own, also the
+    one that a daemon begins when it is started anew. To return an earlier result takes a round
+    trip, one for each call.
     Raises NoCapacity, QuotaExceeded, Disconnected; Busy for a draft that others still write;
     InvalidArgument for ``min_bytes`` that is no number.
     """
@@ -173,6 +176,7 @@ class _Sharer:
             raise InvalidArgument(f"min_bytes: {shown(min_bytes)} is not a number of bytes")
         self.min_bytes = min_bytes
         self.client = client
+        self._store_lives = False
 
     def leaf(self, x: Any) -> Any:
         if isinstance(x, np.ndarray):
@@ -197,7 +201,13 @@ class _Sharer:
         return self._store().put(None, array)
 
     def once(self, x: Any, make: Callable[[Any], Any], same: Callable[[Any, Any], bool]) -> Any:
-        return once(x, make, same, self._store().store_id)
+        store = self._store()
+        if not self._store_lives and _known(x, (id(x), store.store_id))[0] is not None:
+            # A daemon that was started anew knows nothing of the earlier result; the client learns
+            # of that, and the new number of the store, when it asks for something.
+            store._ext.ping()
+            self._store_lives = True
+        return once(x, make, same, store.store_id)
 
     def _store(self) -> Client:
         return self.client or _connect.default_client()
