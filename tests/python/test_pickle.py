@@ -5,9 +5,11 @@ import gc
 import os
 import pickle
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Daemon
 
 import shmstore
 from shmstore import SharedArray, _handle
@@ -122,10 +124,11 @@ def test_the_socket_is_sent_when_there_is_room(daemon, monkeypatch, length):
     os.rmdir(folder)
 
 
-def test_the_default_clients_handles_name_no_socket(shm, daemon):
+def test_the_default_clients_handles_name_the_socket_as_assumed(shm, daemon):
     x = shm.put("x", np.zeros(3))
-    assert daemon.socket.encode() not in pickle.dumps(x)
-    y = daemon.client().put("y", np.zeros(3))
+    assert x.__reduce_ex__(4)[1][4] == "?" + daemon.socket
+    assert shm.handle(x).__reduce__()[1][3] == "?" + daemon.socket
+    y = shmstore.connect(daemon.socket).put("y", np.zeros(3))
     assert pickle.loads(pickle.dumps(y)).shm.id == y.shm.id
 
 
@@ -287,11 +290,65 @@ def test_a_receiver_finds_the_store_by_its_path(daemon, client, script, tmp_path
     assert result.stdout == "[0, 1, 2]\n", result
 
 
+def handle_elsewhere(daemon, script, tmp_path, **environment):
+    """Opens a default client's handle in a process with another environment."""
+    x = daemon.client().put("x", np.arange(3), keep=True)
+    function, arguments = x.__reduce_ex__(4)
+    assumed = (*arguments[:4], "?" + daemon.socket)
+    (tmp_path / "handle").write_bytes(pickle.dumps((function, assumed)))
+    inherited = {k: v for k, v in os.environ.items() if k != "SHMSTORE_SOCKET"}
+    runtime = tmp_path / "run"  # no daemon of the user's
+    runtime.mkdir(mode=0o700)
+    return script(
+        "import pickle, shmstore\n"
+        f"function, arguments = pickle.load(open({str(tmp_path / 'handle')!r}, 'rb'))\n"
+        "try: print(function(*arguments).tolist())\n"
+        "except shmstore.NotFound as error: print(error)\n",
+        env={**inherited, "XDG_RUNTIME_DIR": str(runtime), **environment},
+    )
+
+
+def test_a_receiver_without_the_variable_finds_the_default_clients_store(daemon, script, tmp_path):
+    result = handle_elsewhere(daemon, script, tmp_path)
+    assert result.stdout == "[0, 1, 2]\n", result
+
+
+def test_a_receiver_on_another_node_goes_nowhere_else(daemon, script, tmp_path):
+    (tmp_path / "other").mkdir()
+    other = Daemon(tmp_path / "other")
+    try:
+        result = handle_elsewhere(daemon, script, tmp_path, SHMSTORE_SOCKET=other.socket)
+    finally:
+        other.stop()
+    assert daemon.socket in result.stdout and other.socket in result.stdout, result
+
+
+@pytest.mark.parametrize("other_lives", [True, False])
+def test_a_fork_server_with_another_environment(daemon, script, tmp_path, other_lives):
+    """Its workers are on their parent's node, whatever the variable was when it was started."""
+    (tmp_path / "other").mkdir()
+    other = Daemon(tmp_path / "other")
+    if not other_lives:
+        other.stop()
+    try:
+        result = script(
+            "import multiprocessing, os, sys, numpy as np, shmstore\n"
+            "context = multiprocessing.get_context('forkserver')\n"
+            "with context.Pool(1) as pool: pool.map(int, '12')\n"
+            "os.environ['SHMSTORE_SOCKET'] = sys.argv[1]\n"
+            "x = shmstore.put(None, np.arange(3.0))\n"
+            "with context.Pool(2) as pool:\n"
+            "    print(*map(float, pool.map_async(np.sum, [x, x[1:]]).get(60)))\n",
+            daemon.socket,
+            env=dict(os.environ, SHMSTORE_SOCKET=other.socket, SHMSTORE_AUTOSTART="0"),
+        )
+        assert result.stdout == "3.0 3.0\n", result
+    finally:
+        if other_lives:
+            other.stop()
+
+
 def test_two_stores_in_one_process(daemon, client):
-    from pathlib import Path
-
-    from conftest import Daemon
-
     with tempfile.TemporaryDirectory() as folder:
         other = Daemon(Path(folder))
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import sysconfig
 import threading
 import weakref
@@ -11,9 +12,12 @@ from typing import Any, Optional
 from . import _ext
 from ._array import milliseconds
 from ._client import Client
-from ._errors import InvalidArgument
+from ._errors import Disconnected, Error, InvalidArgument
 
 _GRACE_MS_MAX = 3_600_000
+
+#: Before the path in a handle: it is what the sender's default client found.
+_ASSUMED = "?"
 
 _lock = threading.Lock()  # Held while connecting; the tables below change under it.
 _default: Optional[Client] = None
@@ -56,25 +60,66 @@ def default_client() -> Client:
 
 
 def explicit_path(lease: _ext.Lease) -> Optional[str]:
-    """The socket of a lease whose store a default client would not find; else None."""
+    """The socket of a lease if somebody told ``connect`` of it, so that a default client would not
+    find it; else None."""
     path = lease.socket_path
     if path not in _paths or path == os.environ.get("SHMSTORE_SOCKET"):
         return None
     return path
 
 
-def client_of(store_id: int, path: Optional[str]) -> Client:
+def handle_path(lease: _ext.Lease) -> str:
+    """The socket of a lease as a handle names it: after ``?`` if the sender was not told by
+    ``connect``. ``client_of`` takes both."""
+    return explicit_path(lease) or _ASSUMED + lease.socket_path
+
+
+def client_of(store_id: int, path: Optional[str], assume: bool = True) -> Client:
     """The client for a handle of this store: any client of it, else one at ``path``, else the
     default one, which then says what is wrong. A daemon is not started: it would know nothing.
+
+    A path after ``?`` is what the sender's default client found. It comes after the receiver's own
+    default client, and only for a receiver that may be on the sender's node all the same
+    (``_may_assume``); ``assume`` false: for none.
     """
-    clients = [client for client in (ref() for ref in _clients) if client is not None]
-    for client in clients:
+    for client in _living():
         if client.store_id == store_id:
             return client
-    if path is None:
-        return _default if _default is not None else _make_default(False)
-    for client in clients:
-        if client._path == path:
+    if path is not None and not path.startswith(_ASSUMED):
+        return _client_at(path)
+    assumed = None if path is None or not assume else path[len(_ASSUMED) :]
+    try:
+        client = _default if _default is not None else _make_default(False)
+    except Disconnected:
+        if assumed is None:
+            raise
+        return _client_at(assumed)
+    if assumed is None or client.store_id == store_id or not _may_assume():
+        return client
+    try:
+        return _client_at(assumed)
+    except Error:
+        return client  # which names the store that this process has
+
+
+def _may_assume() -> bool:
+    """Whether this process may be on another node than its default client's: ``$SHMSTORE_SOCKET``
+    says where it is, except for what multiprocessing starts. That is on its parent's node, but gets
+    the environment of a fork server, which may have been started long before."""
+    if "SHMSTORE_SOCKET" not in os.environ:
+        return True
+    process = sys.modules.get("multiprocessing.process")
+    return process is not None and process.parent_process() is not None
+
+
+def _living() -> list[Client]:
+    return [client for client in (ref() for ref in _clients) if client is not None]
+
+
+def _client_at(path: str) -> Client:
+    """A client made for handles, unless there is one at this socket."""
+    for client in _living():
+        if path in (client._path, client.socket_path):
             return client
     with _lock:
         client_there = _for_handles.get(path)

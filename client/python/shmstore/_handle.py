@@ -1,19 +1,20 @@
 """Pickling by handle.
 
-The handle of an array is ``open(store, id, host, mode)``, of a view ``open(…, path, view)``:
+The handle of an array is ``open(store, id, host, mode, path)``, of a view ``open(…, view)``:
 
 * store, id: numbers that name the array for ever; an array of another store is never met.
 * host: the short host name, for the error text only (containers may share a daemon).
 * mode: how to attach: ``r``; ``w`` (``r+``); ``W`` (``r+``, but the view was read-only).
-* path: the socket, or None. Sent only by clients made with ``connect(path)``: a receiver that has
-  no client of that store yet connects there. It is left out when the handle would outgrow 200
-  bytes, which is with about 100 characters, for views 50; the receiver then needs a client of that
-  store.
+* path: the socket, for a receiver that has no client of that store yet. From a client made with
+  ``connect(path)`` it is where to connect; from a default client, after ``?``, it is where to look
+  if the receiver's default client does not find the store (``_connect.client_of`` has the rule).
+  None when the handle would outgrow 200 bytes otherwise, which is with about 100 characters, for
+  views 50; the receiver then needs a client of that store.
 * view: dtype (None: the array's), shape, offset and strides in bytes.
 
 The receiver looks for the store among the clients that its process has (after a fork that includes
-those of the parent), then at the path, then asks its default client. An array that it has open
-already it does not ask for at all: see _opened.
+those of the parent), then by the path and its default client. An array that it has open already it
+does not ask for at all: see _opened.
 """
 
 from __future__ import annotations
@@ -66,12 +67,12 @@ def reduce_array(array: SharedArray, protocol: Any) -> Any:
         offset = array.__array_interface__["data"][0] - lease.address
         same = text == lease.dtype
         view = (None if same else text, array.shape, offset, array.strides)
-    arguments: list[Any] = [lease.store_id, lease.id, _host(), _mode(array, lease)]
-    path = _connect.explicit_path(lease)
-    if path is not None or view is not None:
-        arguments += [path, view]
-        if len(pickle.dumps(tuple(arguments), 2)) + _PICKLE_BYTES > _HANDLE_BYTES_MAX:
-            arguments[4] = None
+    path = _connect.handle_path(lease)
+    arguments: list[Any] = [lease.store_id, lease.id, _host(), _mode(array, lease), path]
+    if view is not None:
+        arguments.append(view)
+    if len(pickle.dumps(tuple(arguments), 2)) + _PICKLE_BYTES > _HANDLE_BYTES_MAX:
+        arguments[4] = None
     try:
         _hand_over(lease)
     except (NotFound, Aborted):  # Deleted or replaced: nobody can attach to it any more.
@@ -146,7 +147,8 @@ def open(  # noqa: A001 - the name counts in every handle
 
 def _attach(store_id: int, id: int, host: str, mode: str, path: Optional[str]) -> _ext.Lease:
     try:
-        client = _connect.client_of(store_id, path)
+        # An engine that brings arrays from other nodes knows which node this is.
+        client = _connect.client_of(store_id, path, assume=elsewhere is None)
     except Disconnected as error:
         raise NotFound(f"handle of array {id}: {_where(host)}, and {error}") from None
     if mode != "r":
@@ -155,11 +157,11 @@ def _attach(store_id: int, id: int, host: str, mode: str, path: Optional[str]) -
         except InvalidArgument:
             pass  # Sealed since it was pickled: nobody writes it any more.
         except NotFound as error:
-            raise _not_found(client, store_id, id, host, error) from None
+            raise _not_found(client, store_id, id, host, path, error) from None
     try:
         return client._ext.attach_id(id, store_id, "r", None, True)
     except NotFound as error:
-        raise _not_found(client, store_id, id, host, error) from None
+        raise _not_found(client, store_id, id, host, path, error) from None
 
 
 def _where(host: str) -> str:
@@ -169,12 +171,14 @@ def _where(host: str) -> str:
 
 
 def _not_found(
-    client: Client, store_id: int, id: int, host: str, error: NotFound
+    client: Client, store_id: int, id: int, host: str, path: Optional[str], error: NotFound
 ) -> NotFound:
     if client.store_id != store_id:
+        was = "" if path is None else path.lstrip("?")
+        there = f", which was at {was}" if was not in ("", client.socket_path) else ""
         reason = (
-            f"its store is not the one at {client.socket_path}: another one, or an earlier run of "
-            f"the daemon; {_where(host)}"
+            f"its store is not the one at {client.socket_path}: another one{there}, or an earlier "
+            f"run of the daemon; {_where(host)}"
         )
     else:
         reason = f"expired: everybody let go of it and its grace time has passed ({error})"

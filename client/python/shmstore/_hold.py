@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
-from . import _connect, _ext
+from . import _connect, _ext, _handle
 from ._array import SharedArray, lease_around
 from ._dtype import dtype_of
 from ._errors import Disconnected, InvalidArgument, NotFound
@@ -123,7 +123,7 @@ class Handle:
     def __reduce__(self) -> Any:
         lease = self._lease
         _hand_over(lease)
-        return open_handle, (lease.store_id, lease.id, _host(), _connect.explicit_path(lease))
+        return open_handle, (lease.store_id, lease.id, _host(), _connect.handle_path(lease))
 
 
 def handle_of(client: Client, array: Any) -> Handle:
@@ -142,13 +142,13 @@ def open_handle(store_id: int, id: int, host: str, path: Optional[str] = None) -
     Raises NotFound, saying why, for an array that is gone or in a store that cannot be reached.
     """
     try:
-        client = _connect.client_of(store_id, path)
+        client = _connect.client_of(store_id, path, assume=_handle.elsewhere is None)
     except Disconnected as error:
         raise NotFound(f"handle of array {id}: {_where(host)}, and {error}") from None
     try:
         return _hold(client, store_id, id, True)
     except NotFound as error:
-        raise _not_found(client, store_id, id, host, error) from None
+        raise _not_found(client, store_id, id, host, path, error) from None
 
 
 def _hold(client: Client, store_id: int, id: int, received: bool) -> Handle:
