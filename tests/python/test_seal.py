@@ -1,5 +1,6 @@
 """Drafts, co-writers, sealing."""
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -61,6 +62,31 @@ def test_with_leaves_what_another_handle_sealed(client):
     del w
     gc.collect()
     assert not client.exists("x")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_with_leaves_an_empty_array_that_another_handle_sealed(client, fails):
+    w = client.create("x", 0, keep=True)
+    sibling = client.attach("x", "r+").seal()
+    with contextlib.suppress(KeyError), w:
+        if fails:
+            raise KeyError
+    again = client.attach("x")
+    assert again.shape == (0,) and again.shm.state == "sealed"
+    del w, sibling, again
+    gc.collect()
+    assert client.exists("x") and client.holders("x") == []
+
+
+def test_with_aborts_an_empty_draft(client):
+    w = client.create("x", 0)
+    with pytest.raises(KeyError):
+        with w:
+            raise KeyError
+    assert not client.exists("x")
+    del w
+    gc.collect()
+    assert client.stats()["arrays"] == 0
 
 
 def test_with_aborts_an_anonymous_draft(client):

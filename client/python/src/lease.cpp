@@ -96,6 +96,13 @@ void Lease::handover() {
 }
 
 void Lease::abort() {
+  if (bytes_ == 0) {
+    // That another handle sealed it is written at the map, and there is none. The release says that
+    // it is of a draft, and the daemon does not believe that of a sealed array.
+    creator_ = false;
+    release();
+    return;
+  }
   bool dropped = false;
   locked([&]() -> Result<void> {
     if (!array_.is_creator()) return {};  // Sealed by another handle: it is not ours to drop.
