@@ -143,6 +143,29 @@ def test_held_outlives_its_creators_lease(daemon, client):
     wait_until(lambda: client.stats()["arrays"] == 0, "the array's end")
 
 
+@pytest.mark.parametrize("by_name", [True, False])
+@pytest.mark.parametrize("another", [True, False])
+def test_what_is_only_held_is_not_in_ones_own_way(daemon, client, by_name, another):
+    x = client.create("grid", (4,), "f8", mutable=True, keep=True)
+    handle, number = handle_of(x), x.shm.id
+    other = client.put(None, np.arange(3.0), mutable=True)
+    shmstore.hold_opened(1 << 20)
+    pickle.loads(handle)[:] = 1
+    pickle.loads(handle_of(other))
+    del x
+    asking = daemon.client() if another else client
+    which = {"name": "grid"} if by_name else {"id": number}
+    with asking.attach(**which, mode="r+", exclusive=True, timeout=0) as alone:
+        assert alone.shm.access == "x" and alone.tolist() == [1] * 4
+    assert is_open(other)
+    again = pickle.loads(handle)  # used, not only held
+    with pytest.raises(shmstore.Busy):
+        asking.attach(**which, mode="r+", exclusive=True, timeout=0)
+    del again
+    with asking.handle(id=number).attach("r+", exclusive=True, timeout=0):
+        pass
+
+
 def test_a_forked_child_holds_nothing(client):
     shmstore.hold_opened(1 << 20)
     handle = handle_of(client.put(None, np.arange(4.0)))

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import operator
-import pwd
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, Optional, SupportsIndex, Union, cast
 
 import numpy as np
 
-from . import _exclusive, _ext
+from . import _arguments, _exclusive, _ext, _opened
 from ._array import SharedArray, array_on, milliseconds
-from ._dtype import dtype_argument, dtype_text
-from ._errors import InvalidArgument, shown
+from ._dtype import dtype_text
+from ._errors import InvalidArgument, NotFound, shown
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
@@ -23,180 +21,6 @@ if TYPE_CHECKING:
     ShapeLike = Union[SupportsIndex, Sequence[SupportsIndex]]
     Dict = dict[str, Any]
     Dicts = list[Dict]  # Client.list hides the builtin in annotations of the class
-
-_MODES = ("r", "r+", "c")
-_EXCLUSIVE = "x"  # of r+: an access of its own
-
-
-# --- arguments ------------------------------------------------------------------------------------
-
-
-def _name(name: Any) -> str:
-    """A name for the extension: None, which makes an anonymous array, is empty there."""
-    if name is None:
-        return ""
-    if not isinstance(name, str):
-        raise InvalidArgument(f"name: {shown(name)} is not a string")
-    if not name:
-        raise InvalidArgument("name: must not be empty; None makes an anonymous array")
-    return _encodable(name)
-
-
-def _existing(name: Any) -> str:
-    if name is None:
-        raise InvalidArgument("name: must not be None; anonymous arrays go by id=")
-    return _name(name)
-
-
-def _encodable(name: str) -> str:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise InvalidArgument(f"name: {name!a} is not valid text") from None
-    return name
-
-
-def _mode(mode: Any, exclusive: bool = False, repair: bool = False) -> str:
-    if not isinstance(mode, str) or mode not in _MODES:
-        raise InvalidArgument(f"mode: {shown(mode)} is none of 'r', 'r+', 'c'")
-    if repair and not exclusive:
-        raise InvalidArgument("repair: only with exclusive=True")
-    if exclusive and mode != "r+":
-        raise InvalidArgument(f"exclusive: needs mode 'r+', not {mode!r}")
-    return _EXCLUSIVE if exclusive else str(mode)
-
-
-def _fortran(order: Any) -> bool:
-    if not isinstance(order, str) or order not in ("C", "F"):
-        raise InvalidArgument(f"order: {shown(order)} is neither 'C' nor 'F'")
-    return bool(order == "F")
-
-
-def _count(value: Any, field: str) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise InvalidArgument(f"{field}: {shown(value)} is not an integer") from None
-    if not 0 <= number < 1 << 64:
-        raise InvalidArgument(f"{field}: {shown(number)} is not between 0 and 2^64-1")
-    return number
-
-
-def _id(id: Any) -> int:
-    """An id is a decimal text everywhere."""
-    if isinstance(id, str) and _is_decimal(id):
-        return _count(int(id), "id")
-    raise InvalidArgument(f"id: {shown(id)} is not a decimal number in a string, as x.shm.id")
-
-
-def _is_decimal(text: str) -> bool:
-    """Of at most 20 digits, which 64 bits have: Python refuses to read very long numbers."""
-    return text.isascii() and text.isdigit() and len(text) <= 20
-
-
-def _shape(shape: Any) -> list[int]:
-    if not isinstance(shape, Iterable):
-        shape = (shape,)
-    return [_count(dim, "shape") for dim in shape]
-
-
-def _perms(perms: Any) -> int:
-    number = _count(perms, "perms")
-    if number & ~0o666:
-        raise InvalidArgument(f"perms: {number:#o} has bits outside 0o666")
-    return number
-
-
-def _attrs(attrs: Optional[Mapping[str, Any]]) -> str:
-    if attrs is None:
-        return ""
-    if not isinstance(attrs, Mapping):
-        raise InvalidArgument(f"attrs: {type(attrs).__name__} is not a mapping")
-    try:
-        text = json.dumps(dict(attrs), allow_nan=False, ensure_ascii=False)
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidArgument("attrs: a text in it is not valid (it has half a surrogate pair)"
-                              ) from None
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidArgument(f"attrs: {error}") from None
-    return text
-
-
-def _source(array: Any) -> np.ndarray[Any, Any]:
-    """What ``put`` copies from."""
-    try:
-        return np.asarray(array)
-    except (TypeError, ValueError) as error:  # nested sequences of different lengths, for example
-        raise InvalidArgument(f"array: {error}") from None
-
-
-def _layout(shape: Any, dtype: Any) -> tuple[list[int], np.dtype[Any], str]:
-    """Shape and dtype as numpy.empty takes them: a sub-array's dimensions go into the shape."""
-    dims = _shape(shape)
-    element = dtype_argument(dtype)
-    if element.subdtype is not None:
-        element, inner = element.subdtype
-        dims += inner
-    return dims, element, dtype_text(element)
-
-
-def _options(
-    order: Any = "C",
-    mutable: bool = False,
-    keep: bool = False,
-    ttl: Optional[float] = None,
-    perms: int = 0o600,
-    attrs: Optional[Mapping[str, Any]] = None,
-    replace: bool = False,
-    timeout: Optional[float] = 0,
-    late: bool = False,
-    hard: bool = False,
-) -> _ext.Options:
-    return _ext.Options(
-        _fortran(order),
-        bool(mutable),
-        bool(keep),
-        milliseconds(ttl, "ttl"),
-        _perms(perms),
-        _attrs(attrs),
-        bool(replace),
-        bool(hard),
-        milliseconds(timeout),
-        bool(late),
-    )
-
-
-def _target(name: Any, id: Any) -> Dict:
-    """What names an array for an administrative request."""
-    if id is not None:
-        if name is not None:
-            raise InvalidArgument("id: cannot be given together with a name")
-        return {"id": str(_id(id))}
-    return {"name": _ext.resolve_name(_existing(name))}
-
-
-def _prefix(prefix: Any) -> Dict:
-    """``~alice/x`` → uid and the rest."""
-    if not isinstance(prefix, str):
-        raise InvalidArgument(f"prefix: {shown(prefix)} is not a string")
-    _encodable(prefix)
-    if not prefix.startswith("~"):
-        return {"prefix": prefix} if prefix else {}
-    user, _, rest = prefix[1:].partition("/")
-    if _is_decimal(user):
-        uid = int(user)
-        if uid >= 1 << 32:
-            raise InvalidArgument(f"prefix: uid {user} is not below 2^32")
-    else:
-        try:
-            uid = pwd.getpwnam(user).pw_uid
-        except (KeyError, ValueError):  # ValueError: a null character
-            raise InvalidArgument(f"prefix: there is no user {shown(user)}") from None
-    return {"prefix": rest, "uid": uid}
-
-
-# --- the client -----------------------------------------------------------------------------------
 
 
 class Watch:
@@ -303,11 +127,11 @@ class Client:
 
         Raises AlreadyExists, NoCapacity, QuotaExceeded. Waits for the daemon to get the memory.
         """
-        dims, element, text = _layout(shape, dtype)
-        options = _options(
+        dims, element, text = _arguments.layout(shape, dtype)
+        options = _arguments.options(
             order, mutable, keep, ttl, perms, attrs, replace, timeout, late, hard
         )
-        return array_on(self._ext.create(_name(name), text, dims, options))
+        return array_on(self._ext.create(_arguments.name_text(name), text, dims, options))
 
     def put(
         self,
@@ -334,21 +158,27 @@ class Client:
         The other arguments and errors are those of ``create``. With ``mutable`` the result is
         writable and not sealed. The copy runs without the interpreter's lock.
         """
-        source = _source(array)
+        source = _arguments.source(array)
         text = dtype_text(source.dtype)
         c_order, f_order = source.flags.c_contiguous, source.flags.f_contiguous
         if order is None:
             order = "F" if f_order and not c_order else "C"
-        options = _options(
+        options = _arguments.options(
             order, mutable, keep, ttl, perms, attrs, replace, timeout, late, hard
         )
         if f_order if order == "F" else c_order:
             address = source.__array_interface__["data"][0]
             lease = self._ext.put(
-                _name(name), text, list(source.shape), address, source.nbytes, options
+                _arguments.name_text(name),
+                text,
+                list(source.shape),
+                address,
+                source.nbytes,
+                options,
             )
             return array_on(lease)
-        with array_on(self._ext.create(_name(name), text, list(source.shape), options)) as draft:
+        lease = self._ext.create(_arguments.name_text(name), text, list(source.shape), options)
+        with array_on(lease) as draft:
             np.copyto(draft, source)
         return draft
 
@@ -391,8 +221,8 @@ class Client:
         if shape is None and dtype is not None:
             raise InvalidArgument("dtype: needs shape; without it load() returns the array")
         make = _filler(load, shape, dtype) if shape is not None else _loader(load)
-        options = _options(order, ttl=ttl, perms=perms, attrs=attrs, timeout=timeout)
-        return array_on(self._ext.cached(_existing(key), make, options))
+        options = _arguments.options(order, ttl=ttl, perms=perms, attrs=attrs, timeout=timeout)
+        return array_on(self._ext.cached(_arguments.existing(key), make, options))
 
     # -- getting arrays ----------------------------------------------------------------------------
 
@@ -417,13 +247,14 @@ class Client:
         exclusive: with ``"r+"`` of a mutable array: no other process maps it as long as this one
             does. While others hold it, or one has it exclusively, an attach of any mode waits for
             its turn, in order of arrival; with ``timeout=0`` it is Busy, and at once when this
-            process itself is in the way. Only exclusive after exclusive waits within a process too,
-            for its threads. Who maps the array already, shared, may map it again before those who
-            wait: threads that overlap keep a writer out. The end of the lease hands the array over
-            with all that was written; views that are left are private, what is written to them is
-            lost. If the process dies before that, the array is *broken*: attach raises
-            Aborted, naming it, until somebody repairs, replaces or deletes it. A forked child does
-            not inherit the memory: touching it there ends the child by SIGSEGV.
+            process itself is in the way (with arrays, not with what ``hold_opened`` holds). Only
+            exclusive after exclusive waits within a process too, for its threads. Who maps the
+            array already, shared, may map it again before those who wait: threads that overlap keep
+            a writer out. The end of the lease hands the array over with all that was written; views
+            that are left are private, what is written to them is lost. If the process dies before
+            that, the array is *broken*: attach raises Aborted, naming it, until somebody repairs,
+            replaces or deletes it. A forked child does not inherit the memory: touching it there
+            ends the child by SIGSEGV.
         repair: with ``exclusive``: a broken array, too. Its release declares it whole again.
 
         Raises NotFound, TimedOut, Busy (the text names who holds it), Aborted (the draft waited for
@@ -431,14 +262,17 @@ class Client:
         of one that is not mutable). Waits while the array is a draft, but not with ``r+``.
         """
         wait_ms = milliseconds(timeout)
-        newer = _count(newer_than, "newer_than")
-        access, repair = _mode(mode, exclusive, repair), bool(repair)
+        newer = _arguments.count(newer_than, "newer_than")
+        access, repair = _arguments.access_of(mode, exclusive, repair), bool(repair)
         if id is None:
-            lease = self._ext.attach(_existing(name), access, wait_ms, newer, repair)
+            existing = _arguments.existing(name)
+            if exclusive:
+                self._out_of_own_way(existing, 0, 0)
+            lease = self._ext.attach(existing, access, wait_ms, newer, repair)
             return array_on(_exclusive.note(lease) if exclusive else lease)
         if name is not None or newer != 0:
             raise InvalidArgument("id: cannot be given together with a name or newer_than")
-        return self._attach_id(_id(id), 0, mode, timeout, exclusive, repair)
+        return self._attach_id(_arguments.array_id(id), 0, mode, timeout, exclusive, repair)
 
     def _attach_id(
         self,
@@ -449,9 +283,25 @@ class Client:
         exclusive: bool,
         repair: bool,
     ) -> SharedArray:
-        access, wait_ms = _mode(mode, exclusive, repair), milliseconds(timeout)
+        access, wait_ms = _arguments.access_of(mode, exclusive, repair), milliseconds(timeout)
+        if exclusive:
+            self._out_of_own_way(None, id, store_id)
         lease = self._ext.attach_id(id, store_id, access, wait_ms, False, bool(repair))
         return array_on(_exclusive.note(lease) if exclusive else lease)
+
+    def _out_of_own_way(self, name: Optional[str], id: int, store_id: int) -> None:
+        """Lets go of what this process holds only for the next handle, before it asks to have an
+        array exclusively: it would be in its own way."""
+        if not _opened.holds_mutable():
+            return
+        try:
+            number = id if name is None else int(self.info(name)["id"])
+        except NotFound:
+            return
+        if _opened.let_go(store_id or self.store_id, number):
+            from . import _connect
+
+            _connect.settle(store_id or self.store_id, self)
 
     def attach_many(
         self, names: Iterable[str], mode: str = "r", *, timeout: Optional[float] = None
@@ -472,10 +322,10 @@ class Client:
         if isinstance(array, np.ndarray):
             return handle_of(self, array)
         if id is None:
-            return Handle(self, self._ext.attach(_existing(array), "h", 0, 0))
+            return Handle(self, self._ext.attach(_arguments.existing(array), "h", 0, 0))
         if array is not None:
             raise InvalidArgument("id: cannot be given together with an array or a name")
-        return Handle(self, self._ext.attach_id(_id(id), 0, "h", 0, False))
+        return Handle(self, self._ext.attach_id(_arguments.array_id(id), 0, "h", 0, False))
 
     #: Ends the lease of an array now; see the function ``release``.
     release = staticmethod(_ext.release)
@@ -484,7 +334,7 @@ class Client:
 
     def list(self, prefix: str = "") -> Dicts:
         """The arrays one may read whose name begins with ``prefix``, as dicts like ``info``'s."""
-        return cast("Dicts", self._admin("list", _prefix(prefix)))
+        return cast("Dicts", self._admin("list", _arguments.prefix(prefix)))
 
     def info(self, name: Optional[str] = None, *, id: Optional[str] = None) -> Dict:
         """What the store knows about an array: ``id, name, dtype, shape, order, nbytes, state,
@@ -495,7 +345,7 @@ class Client:
 
         Raises NotFound.
         """
-        return cast("Dict", self._admin("info", _target(name, id)))
+        return cast("Dict", self._admin("info", _arguments.target(name, id)))
 
     def in_flight(self, prefix: str = "") -> Dicts:
         """The arrays of ``list`` whose handles were pickled and not all opened yet: what is on its
@@ -506,7 +356,7 @@ class Client:
 
     def exists(self, name: str) -> bool:
         """Whether there is an array of this name, drafts included."""
-        return self._ext.exists(_existing(name))
+        return self._ext.exists(_arguments.existing(name))
 
     def __contains__(self, name: object) -> bool:
         return self.exists(name) if isinstance(name, str) else False
@@ -518,45 +368,47 @@ class Client:
         ``"x"`` (exclusive) and ``"h"`` (a handle). With pid 0, handles that were pickled and may be
         opened yet: also ``in_flight`` (how many were not) and ``from_pid``. Raises NotFound.
         """
-        return cast("Dicts", self._admin("holders", _target(name, id))["holders"])
+        return cast("Dicts", self._admin("holders", _arguments.target(name, id))["holders"])
 
     def wait(self, name: str, newer_than: int = 0, timeout: Optional[float] = None) -> int:
         """Waits until ``name`` exists, is no draft, and its version is above ``newer_than``;
         returns the version. Raises TimedOut after ``timeout`` seconds.
         """
         return self._ext.wait(
-            _existing(name), _count(newer_than, "newer_than"), milliseconds(timeout)
+            _arguments.existing(name),
+            _arguments.count(newer_than, "newer_than"),
+            milliseconds(timeout),
         )
 
     def watch(self, prefix: str = "") -> Watch:
         """The changes from now on to arrays whose name begins with ``prefix``."""
         if not isinstance(prefix, str):
             raise InvalidArgument(f"prefix: {shown(prefix)} is not a string")
-        return Watch(self._ext.watch(_encodable(prefix)))
+        return Watch(self._ext.watch(_arguments.encodable(prefix)))
 
     def delete(self, name: Optional[str] = None, *, id: Optional[str] = None) -> None:
         """Takes the name away now; the memory goes with the last holder. Raises NotFound."""
         if id is None:
-            self._ext.remove(_existing(name))
+            self._ext.remove(_arguments.existing(name))
         else:
-            self._admin("remove", _target(name, id))
+            self._admin("remove", _arguments.target(name, id))
 
     def keep(self, name: str, ttl: Optional[float] = None) -> None:
         """Lets the name keep the array when nobody holds it; with ``ttl`` for that many seconds.
 
         Raises NotFound, NotSealed (a draft).
         """
-        self._ext.keep(_existing(name), milliseconds(ttl, "ttl"))
+        self._ext.keep(_arguments.existing(name), milliseconds(ttl, "ttl"))
 
     def unkeep(self, name: str) -> None:
         """Takes ``keep`` back: the array goes when nobody holds it. Raises NotFound."""
-        self._ext.unkeep(_existing(name))
+        self._ext.unkeep(_arguments.existing(name))
 
     def chmod(self, name: str, perms: int) -> None:
         """Changes the permission bits. Narrowing is free; widening needs a hard-sealed or a mutable
         array, else InvalidArgument. Raises NotFound.
         """
-        self._ext.chmod(_existing(name), _perms(perms))
+        self._ext.chmod(_arguments.existing(name), _arguments.permissions(perms))
 
     def stats(self) -> Dict:
         """The store's figures: ``capacity, used, pooled, arrays, sessions, fds, fds_max, uptime_s,
@@ -582,7 +434,7 @@ def _filler(
     load: Callable[[SharedArray], Any], shape: Any, dtype: Any
 ) -> Callable[[_ext.Maker], None]:
     """A loader that fills in place."""
-    dims, _, text = _layout(shape, float if dtype is None else dtype)
+    dims, _, text = _arguments.layout(shape, float if dtype is None else dtype)
 
     def run(maker: _ext.Maker) -> None:
         load(array_on(maker.make(text, dims)))

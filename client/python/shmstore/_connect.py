@@ -102,6 +102,14 @@ def client_of(store_id: int, path: Optional[str], assume: bool = True) -> Client
         return client  # which names the store that this process has
 
 
+def settle(store_id: int, but: Client) -> None:
+    """Waits until the store has read what other clients of this process sent before. What ``but``
+    sends comes after what it has sent anyway."""
+    for client in _living():
+        if client is not but and client.store_id == store_id:
+            client._ext.ping()
+
+
 def _may_assume() -> bool:
     """Whether this process may be on another node than its default client's: ``$SHMSTORE_SOCKET``
     says where it is, except for what multiprocessing starts. That is on its parent's node, but gets

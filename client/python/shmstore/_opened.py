@@ -79,6 +79,20 @@ def sealed_here(lease: _ext.Lease) -> None:
         _drop(key)
 
 
+def holds_mutable() -> bool:
+    """Whether an array is held that others may want to have exclusively."""
+    return any(mode == "w" for _, _, mode in list(_held))
+
+
+def let_go(store_id: int, id: int) -> bool:
+    """Holds a mutable array no longer; returns whether it was held. Its lease ends now, unless
+    arrays on it exist."""
+    with _lock:
+        found = (store_id, id, "w") in _held
+        _drop((store_id, id, "w"))
+        return found
+
+
 def hold_opened(max_bytes: int) -> None:
     """From now on this process holds on to arrays that it opened from handles, for the next handle.
 
@@ -89,7 +103,9 @@ def hold_opened(max_bytes: int) -> None:
 
     What is held counts as held by this process: the array lives on when everybody else has let go
     of it, a mutable one cannot be sealed or had exclusively by others, and ``release(x)`` returns
-    False. A forked child starts with none. Any thread; no round trip.
+    False. Who wants to have one exclusively lets go of what it holds itself for the next handle
+    only, and is in its own way only with arrays that it uses. A forked child starts with none. Any
+    thread; no round trip.
     """
     global _held_bytes_max
     if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 0:
