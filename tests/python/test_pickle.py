@@ -166,6 +166,12 @@ def test_one_array_pickled_twice_in_one_pickle(client):
     assert a is b and np.shares_memory(a, c)
 
 
+def test_a_draft_that_was_dropped_is_named_as_one(client):
+    text = pickle.dumps(client.create(None, 3))
+    with pytest.raises(shmstore.NotFound, match="if it was a draft, its creator dropped it: share"):
+        pickle.loads(text)
+
+
 def test_drafts_travel_as_co_writers(client):
     w = client.create("w", 4, "i8")
     v = pickle.loads(pickle.dumps(w))

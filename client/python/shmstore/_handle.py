@@ -157,7 +157,9 @@ def _attach(store_id: int, id: int, host: str, mode: str, path: Optional[str]) -
         except InvalidArgument:
             pass  # Sealed since it was pickled: nobody writes it any more.
         except NotFound as error:
-            raise _not_found(client, store_id, id, host, path, error) from None
+            gone = _not_found(client, store_id, id, host, path, error)
+            draft = "if it was a draft, its creator dropped it: share(x) publishes one"
+            raise NotFound(f"{gone}; {draft}") from None
     try:
         return client._ext.attach_id(id, store_id, "r", None, True)
     except NotFound as error:
