@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import shmstore
+from conftest import wait_until
 from shmstore import SharedArray, _connect
 
 joblib = pytest.importorskip("joblib")
@@ -96,10 +97,15 @@ def test_one_copy_for_all_tasks_given_back_at_the_end(store):
     before = files()
     with sharing():
         [only] = set(Parallel(2)(delayed(id_of)(x, i) for i in range(20)))
-        assert os.getpid() not in {holder["pid"] for holder in store.holders(id=only)}
+        assert living(store) == []
         [other] = set(Parallel(2)(delayed(id_of)(x, i) for i in range(2)))
         assert other != only
         assert files() <= before
+
+
+def living(store):
+    """The arrays that are not there for their holders only."""
+    return [entry["id"] for entry in store.list() if entry["state"] != "dying"]
 
 
 def id_of(x, i):
@@ -248,9 +254,9 @@ def test_without_a_daemon(store, monkeypatch):
         found = Parallel(2)(delayed(describe)(x) for _ in range(4))
     assert [one[0] for one in found] == ["memmap"] * 4
     assert len([w for w in caught if "without the store" in str(w.message)]) == 1
-    with sharing(fallback=False), pytest.raises(Exception) as error:
-        Parallel(2)(delayed(describe)(x) for _ in range(4))
-    assert "Disconnected" in repr(error.value) + repr(error.value.__cause__)
+    with pytest.raises(shmstore.Disconnected, match="/nowhere.*fallback=False.*start a daemon"):
+        with sharing(fallback=False):
+            pytest.fail("the block began")
 
 
 def test_a_full_store(tmp_path, store):
@@ -267,6 +273,60 @@ def test_a_full_store(tmp_path, store):
             [result] = Parallel(2)(delayed(make)(i, 1000) for i in range(1))
             assert result.sum() == 0 and client.info(id=result.shm.id)["nbytes"] == 8000
     get_reusable_executor().shutdown(wait=True)
+
+
+@pytest.mark.parametrize(
+    "backend, way", [("loky", "list"), ("loky", "generator"), ("multiprocessing", "list")]
+)
+def test_a_full_store_without_fallback(tmp_path, store, backend, way):
+    from shmstore.compat.plasma import start_plasma_store
+
+    x = np.arange(float(LARGE))
+    with start_plasma_store(1 << 20) as (path, _):
+        with sharing(client=shmstore.connect(path), fallback=False):
+            with pytest.raises(shmstore.NoCapacity, match="fallback=False.*make room"):
+                parallel = Parallel(2, backend=backend, return_as=way)
+                list(parallel(delayed(total)(x, 0) for _ in range(2)))
+            with pytest.raises(shmstore.NoCapacity, match="fallback=False.*make room"):
+                Parallel(2, backend=backend)(delayed(make)(i) for i in range(2))
+    get_reusable_executor().shutdown(wait=True)
+
+
+def test_nothing_is_left_for_the_grace_time(store, backend):
+    x = np.arange(float(LARGE))
+    with sharing():
+        results = Parallel(2, backend=backend)(delayed(np.sqrt)(x) for _ in range(4))
+        assert living(store) == []  # no lease waits for handles that nobody will open
+        with Parallel(2, backend=backend) as parallel:
+            for factor in (1.0, 2.0):  # the argument is another one the second time
+                x *= factor
+                results += parallel(delayed(np.sqrt)(x) for _ in range(2))
+        assert living(store) == []
+    assert all(np.array_equal(found, np.sqrt(x)) for found in results[-2:])
+    assert store.stats()["arrays"] >= 6
+    del results
+    gc.collect()
+    wait_until(lambda: store.stats()["arrays"] == 0, "the end of the arrays")
+
+
+def test_an_argument_that_comes_back_stays(store):
+    x = np.arange(float(LARGE))
+    with sharing(results="r"):
+        [whole, part] = Parallel(2)(delayed(np.ndarray.view)(y) for y in (x, x[10:]))
+    assert whole.shm.state == "sealed" and np.array_equal(whole, x)
+    assert len(pickle.dumps(whole)) < 200 and np.array_equal(pickle.loads(pickle.dumps(part)), part)
+
+
+def test_an_array_of_the_store_that_comes_back_stays(store):
+    y = store.put("y", np.arange(float(LARGE)))
+    with sharing():
+        [(found, new)] = Parallel(2)(delayed(with_a_new_one)(one) for one in [y])
+    assert found.flags.writeable and new.flags.writeable and np.array_equal(new, found + 1)
+    assert store.info("y")["state"] == "sealed" and len(living(store)) == 1
+
+
+def with_a_new_one(x):
+    return x, x + 1
 
 
 def test_joblib_is_as_it_was_afterwards(store):

@@ -79,6 +79,11 @@ def sealed_here(lease: _ext.Lease) -> None:
         _drop(key)
 
 
+def is_open(store_id: int, id: int) -> bool:
+    """Whether this process has an array that it got by a handle of this one, or holds it."""
+    return any((store_id, id, mode) in _opened for mode in _LASTING)
+
+
 def holds_mutable() -> bool:
     """Whether an array is held that others may want to have exclusively."""
     return any(mode == "w" for _, _, mode in list(_held))

@@ -13,19 +13,20 @@ threads have nothing to gain and are left alone.
 from __future__ import annotations
 
 import contextlib
+import pickle
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Optional
 
 import numpy as np
 from joblib import _memmapping_reducer as _reducer  # type: ignore[import-untyped]
 from joblib import parallel as _parallel
 
-from . import _connect, _errors
+from . import _connect, _errors, _opened
 from ._array import SharedArray, lease_around
-from .sharing import in_store, map_leaves, same_bytes, share
+from .sharing import _Sharer, in_store, map_leaves, same_bytes
 
 __all__ = ["sharing"]
 
@@ -56,11 +57,21 @@ def sharing(
 
     ``Parallel``'s ``mmap_mode`` holds for arguments: ``"r"`` (the default) read-only, ``"c"``
     private copies, ``"r+"`` shared among the tasks for writing. An argument is copied into the
-    store once per call of ``Parallel`` and kept for its duration. The block concerns the whole
-    process, all threads; blocks may be nested, the innermost counts.
+    store once per call of ``Parallel`` and kept for its duration; a result of ``"c"`` as long as
+    it is used here. Then their memory is given back at once, but what the tasks returned of their
+    arguments stays with whoever has it. The block concerns the whole process, all threads; blocks
+    may be nested, the innermost counts.
+
+    Without ``fallback``, raises Disconnected when the block begins, without a daemon; calls of
+    ``Parallel`` raise Disconnected, NoCapacity or QuotaExceeded.
     """
     if results not in ("c", "r", None):
         raise ValueError(f"results: {results!r} is none of 'c', 'r', None")
+    if not fallback and client is None:
+        try:
+            _connect.default_client()
+        except _errors.Disconnected as error:
+            raise _wanted(error) from None
     scope = _Scope(min_bytes, results, fallback, client)
     with _lock:
         _scopes.append(scope)
@@ -79,6 +90,12 @@ def _warn(error: Exception) -> None:
     warnings.warn(f"joblib goes on without the store: {error}", RuntimeWarning, stacklevel=2)
 
 
+def _wanted(error: Exception) -> Exception:
+    """An error of the store for a caller who chose not to do without it."""
+    return type(error)(f"{error}; shmstore.joblib.sharing(fallback=False) does not go on without "
+                       "the store: start a daemon or make room, or leave fallback=False out")
+
+
 _lock = threading.RLock()
 _scopes: list[_Scope] = []
 
@@ -95,6 +112,7 @@ class _Scope:
         self._client = client
         self._warned = False
         self._calls = 0
+        self.failed: Optional[Exception] = None  #: Why an argument of a call could not be pickled.
         # By what joblib keeps files for (a Parallel object), then by id of the argument: the
         # argument, its array in the store, and in which call it was last known to be equal.
         self._held: dict[Any, dict[int, tuple[weakref.ref[Any], SharedArray, int]]] = {}
@@ -122,7 +140,8 @@ class _Scope:
             return None
         except _NO_STORE as error:
             if not self.fallback:
-                raise
+                self.failed = _wanted(error)
+                raise self.failed from None
             if not self._warned:
                 self._warned = True
                 _warn(error)
@@ -146,17 +165,33 @@ class _Scope:
 
     def call_begins(self) -> None:
         self._calls += 1
+        self.failed = None
 
     def call_ended(self, manager: Any, context: Any) -> None:
         for key in list(self._held):
             if key[0] == id(manager) and context in (None, key[1]):
-                self._held.pop(key, None)  # another thread's call may end now as well
+                # Another thread's call may end now as well.
+                held = self._held.pop(key, {})
+                leases = [lease_around(shared) for _, shared, _ in held.values()]
+                arrays = {(lease.store_id, lease.id) for lease in leases if lease is not None}
+                del held, leases
+                for store_id, number in arrays:
+                    # One that came back in a result stays: deleted arrays are pickled by value.
+                    if not _opened.is_open(store_id, number):
+                        _give_back(store_id, number)
 
     def store(self) -> Any:
         """What tells a worker which store to use: its id, and its path if that was given."""
         if self._client is None:
             return None
         return self._client.store_id, self._client.socket_path
+
+
+def _give_back(store_id: int, number: int) -> None:
+    """The array is there for those who have it only; without this it would be kept for those who
+    may open one of its handles yet."""
+    with contextlib.suppress(_errors.Error):  # gone, or its daemon is
+        _connect.client_of(store_id, None).delete(id=str(number))
 
 
 def _call_of(reducer: Any) -> Any:
@@ -231,7 +266,27 @@ def _forward_or_share(self: Any, a: Any) -> Any:
 def _counted_call(self: Any, iterable: Any) -> Any:
     for scope in list(_scopes):
         scope.call_begins()
-    return _call(self, iterable)
+    try:
+        found = _call(self, iterable)
+    except pickle.PicklingError:
+        _raise_failed()
+        raise
+    return _generated(found) if isinstance(found, Generator) else found
+
+
+def _generated(found: Any) -> Any:
+    try:
+        yield from found
+    except pickle.PicklingError:
+        _raise_failed()
+        raise
+
+
+def _raise_failed() -> None:
+    """In place of loky's own error, which does not say why."""
+    for scope in list(_scopes):
+        if scope.failed is not None:
+            raise scope.failed from None
 
 
 def _clean_and_drop(self: Any, context_id: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -269,28 +324,42 @@ class _SharingBatch:
         results = self._batch()
         try:
             client = None if store is None else _connect.client_of(*store)
-            shared = share(results, least, client=client)
+            sharer = _Sharer(least, client)
+            shared = map_leaves(results, sharer.leaf)
         except _NO_STORE as error:
             if not fallback:
-                raise
+                raise _wanted(error) from None
             _warn(error)
             return results
-        return _Results(shared) if mode == "c" and shared is not results else shared
+        if mode != "c" or shared is results:
+            return shared
+        return _Results(shared, sharer.made)
 
 
 class _Results:
     """Results on their way back, to be opened as private copies."""
 
-    def __init__(self, results: Any) -> None:
+    def __init__(self, results: Any, made: list[int]) -> None:
         self._results = results
+        self._made = made
 
     def __reduce__(self) -> Any:
-        return _open_results, (self._results,)
+        return _open_results, (self._results, self._made)
 
 
-def _open_results(results: Any) -> Any:
-    return map_leaves(results, _private_leaf)
+def _open_results(results: Any, made: list[int]) -> Any:
+    """made: ids of arrays that were made for these results and are of use to nobody else."""
+    opened = set()
 
+    def leaf(x: Any) -> Any:
+        lease = lease_around(x) if isinstance(x, SharedArray) else None
+        if lease is None:
+            return x
+        if lease.id in made:
+            opened.add((lease.store_id, lease.id))
+        return _private(x)
 
-def _private_leaf(x: Any) -> Any:
-    return _private(x) if isinstance(x, SharedArray) else x
+    private = map_leaves(results, leaf)
+    for store_id, number in opened:
+        _give_back(store_id, number)
+    return private

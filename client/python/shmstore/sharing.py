@@ -176,6 +176,7 @@ class _Sharer:
             raise InvalidArgument(f"min_bytes: {shown(min_bytes)} is not a number of bytes")
         self.min_bytes = min_bytes
         self.client = client
+        self.made: list[int] = []  #: Ids of the arrays that were copied into the store.
         self._store_lives = False
 
     def leaf(self, x: Any) -> Any:
@@ -198,7 +199,11 @@ class _Sharer:
         return nbytes >= self.min_bytes
 
     def put(self, array: NDArray[Any]) -> SharedArray:
-        return self._store().put(None, array)
+        made = self._store().put(None, array)
+        lease = lease_around(made)
+        if lease is not None:
+            self.made.append(lease.id)
+        return made
 
     def once(self, x: Any, make: Callable[[Any], Any], same: Callable[[Any, Any], bool]) -> Any:
         store = self._store()
