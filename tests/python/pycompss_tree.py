@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -31,17 +32,20 @@ def tree(tmp_path_factory):
 
 
 def _run_group(command, **options):
-    """As subprocess.run; nothing that the program started is left when this returns."""
-    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, text=True, start_new_session=True, **pipes, **options
-    )
-    try:
-        output = process.communicate(timeout=120)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    """As subprocess.run; nothing that the program started is left when this returns. Its output
+    goes to files: if it is killed, PyCOMPSs' processes would hold on to pipes."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=errors, start_new_session=True,
+            **options,
+        )  # fmt: skip
+        try:
+            process.wait(timeout=120)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output = [(file.seek(0), file.read())[1] for file in (out, errors)]
     return subprocess.CompletedProcess(command, process.returncode, *output)
 
 

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import wait_until
 from pycompss_tree import HERE, application, minicompss, needs_sources, python, tree  # noqa: F401
 
 import shmstore
@@ -31,6 +32,29 @@ def test_a_chain_of_writers_on_several_processes(application):  # noqa: F811
                               "mine": fact["mine"]}]  # fmt: skip
     assert facts["not waited for"][0]["text"].startswith("array 'chain' is an argument of tasks")
     assert facts["swapped"] == [{"c": 1, "d": 5}]
+
+
+@needs_sources
+def test_a_task_may_make_one(application):  # noqa: F811
+    assert application(PROGRAM, "from_a_task").facts["made"] == [{"kind": "InPlace", "value": 200}]
+
+
+@needs_sources
+@pytest.mark.parametrize("end", ["normal", "exception"])
+def test_names_and_memory_end_with_the_program(application, client, end):  # noqa: F811
+    for _ in range(2):
+        assert application(PROGRAM, "named", end, check=False).facts["began"]
+        assert client.in_flight() == []
+        wait_until(lambda: client.list() == [], "the end of its processes")
+
+
+@needs_sources
+def test_the_next_program_frees_what_a_killed_one_left(application, client):  # noqa: F811
+    for _ in range(2):
+        assert application(PROGRAM, "named", "kill", check=False).returncode == -9
+        assert [info["in_flight"] for info in client.list()] == [1, 1]
+    application(PROGRAM, "named", "normal")
+    wait_until(lambda: client.list() == [], "the end of its processes")
 
 
 @needs_sources
@@ -220,6 +244,75 @@ def test_half_written(shm, script):
     with pytest.raises(shmstore.Aborted, match="array 'd' is half-written: the process"):
         d.read()
     assert not shm.info("d")["broken"]["gave_up"]
+
+
+ENDS = {"normal": "", "exception": "raise KeyError", "exit": "sys.exit(3)",
+        "kill": "os.kill(os.getpid(), 9)"}  # fmt: skip
+MAKE = """
+import os, pickle, sys
+import numpy as np, shmstore
+from shmstore.pycompss import in_place
+c, d = in_place(np.zeros(10), name="c"), in_place(np.zeros(10))
+pickle.dumps((c, d))
+"""
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_program_can_be_run_again(script, client, end):
+    for _ in range(2):
+        done = script(MAKE + "assert len(shmstore.in_flight()) == 2\n" + ENDS[end])
+        assert done.returncode == {"normal": 0, "exception": 1, "exit": 3, "kill": -9}[end]
+        assert "AlreadyExists" not in done.stderr
+        if end != "kill":
+            wait_until(lambda: client.list() == [], "the end of the program")
+
+
+def test_what_is_taken_away_is_of_programs_that_have_ended(script, shm):
+    kept = shm.put("mine", [1], attrs={"pycompss": "shma", "program": "x"})
+    c = in_place(np.zeros(10), name="other")
+    done = script(MAKE)
+    assert done.returncode == 0, done.stderr
+    assert c.read()[0] == 0 and kept[0] == 1 and shm.exists("mine")
+
+
+def test_a_child_leaves_it_to_its_parent(shm, script):
+    done = script(
+        MAKE + "import multiprocessing as mp\n"
+        "def make(pipe): pipe.send(in_place(np.ones(10), name='child'))\n"
+        "context = mp.get_context('fork')\n"
+        "mine, its = context.Pipe()\n"
+        "child = context.Process(target=make, args=(its,))\n"
+        "child.start(); x = mine.recv(); child.join()\n"
+        "from shmstore.pycompss._program import sweep\n"
+        "sweep(shmstore.default_client())  # as the next program does it\n"
+        "assert c.read()[0] == 0 and d.read()[0] == 0 and x.read()[0] == 1\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    x = in_place(np.zeros(10))\n"
+        "    sys.exit()\n"
+        "assert os.waitpid(pid, 0)[1] == 0\n"
+        "assert c.read()[0] == 0 and d.read()[0] == 0\n"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_name_that_is_taken(shm, program):
+    shm.put("array", [1], keep=True)
+    c = in_place(np.zeros(10), name="c")
+    for name in ("array", "c"):
+        with pytest.raises(shmstore.AlreadyExists, match="choose another name, or take this one"):
+            in_place(np.zeros(10), name=name)
+    del c
+    with pytest.raises(shmstore.AlreadyExists, match="this program has made it already"):
+        x = in_place(np.zeros(10), name="d"), in_place(np.zeros(10), name="d")
+    other = program("pycompss_holder.py", "e")
+    other.line()
+    with pytest.raises(shmstore.AlreadyExists, match=f"a program that runs .pid {other.pid}, "):
+        x = in_place(np.zeros(10), name="e")
+    other.kill()
+    x = in_place(np.zeros(10), name="e")
+    shm.delete("e")
+    assert in_place(np.ones(10), name="e").read()[0] == 1 and x.shape == (10,)
 
 
 def test_an_array_that_was_only_waited_with_is_whole(shm):

@@ -85,6 +85,11 @@ def plain(n):
     return np.zeros(n)
 
 
+@task(returns=1)
+def made(n):
+    return in_place(np.ones(n))
+
+
 def matmul():
     n = 3
     rng = np.random.default_rng(1)
@@ -125,6 +130,26 @@ def chain():
     swap(d, c)
     c, d = compss_wait_on(c), compss_wait_on(d)
     say("swapped", c=float(c.read().max()), d=float(np.asarray(d).max()))
+
+
+def from_a_task():
+    c = made(100)
+    add(c)
+    c = compss_wait_on(c)
+    say("made", kind=type(c).__name__, value=float(c.read().sum()))
+
+
+def named(end):
+    """Nobody waits for the tasks; the handles that PyCOMPSs has pickled outlive the program."""
+    c, d = in_place(np.zeros(100), name="named"), in_place(np.zeros(100))
+    add(c)
+    add(d)
+    say("began")
+    if end == "exception":
+        raise KeyError("the end")
+    if end == "kill":
+        compss_barrier()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def missing_wait():
@@ -213,6 +238,8 @@ if __name__ == "__main__":
     {
         "matmul": matmul,
         "chain": chain,
+        "from_a_task": from_a_task,
+        "named": lambda: named(sys.argv[2]),
         "missing_wait": missing_wait,
         "late_reader": late_reader,
         "fail": lambda: failing(fail, "failed"),

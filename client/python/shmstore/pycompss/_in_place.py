@@ -32,6 +32,7 @@ from .. import _connect, _errors, _ext
 from .._array import SharedArray, _buffer, lease_of, milliseconds, view_on
 from .._dtype import dtype_of, dtype_text
 from ._config import settings
+from ._program import Program, main_program, maker, process_of, sweep
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -153,8 +154,9 @@ def in_place(
     """Copies ``array`` into the store, for tasks to change there.
 
     To be passed to parameters ``{Type: INOUT, Shared: True}``, which get it writable, and to others
-    that read it. ``name`` is its name in the store, and in errors. Raises what ``shmstore.put``
-    raises.
+    that read it. ``name`` is its name in the store, and in errors. The array goes with the main
+    program that made it, in whatever way that ends; one that a worker made goes with its last
+    holder. Raises what ``shmstore.put`` raises.
     """
     source = np.asarray(array)
     fortran = bool(source.flags.f_contiguous and not source.flags.c_contiguous)
@@ -162,7 +164,7 @@ def in_place(
     ticket = Ticket(
         client.store_id, 0, None, name or "", dtype_text(source.dtype), source.shape, fortran, 0
     )
-    memory = client.create(name, (ticket.header + _HEADER_BYTES,), np.uint8, mutable=True)
+    memory = _create(client, name, ticket.header + _HEADER_BYTES)
     lease = lease_of(memory)
     assert lease is not None
     ticket = ticket._replace(id=lease.id, path=_connect.explicit_path(lease))
@@ -172,6 +174,43 @@ def in_place(
     del lease
     _ext.release(memory)
     return result
+
+
+def _create(client: Client, name: Optional[str], nbytes: int) -> SharedArray:
+    program = main_program(client)
+    attrs = None if program is None else program.attrs()
+    if name is None and program is not None:
+        name = program.new_name()
+
+    def create() -> SharedArray:
+        return client.create(name, (nbytes,), np.uint8, mutable=True, attrs=attrs)
+
+    try:
+        return create()
+    except _errors.AlreadyExists:
+        sweep(client)  # Maybe a program has been killed just now.
+    try:
+        return create()
+    except _errors.AlreadyExists as error:
+        assert name is not None
+        raise _errors.AlreadyExists(f"{error}; {_who_has(client, name, program)}") from None
+
+
+def _who_has(client: Client, name: str, program: Optional[Program]) -> str:
+    """What to do about a name that is taken."""
+    advice = f"choose another name, or take this one away with shmstore.delete({name!r})"
+    try:
+        token = maker(client.info(name))
+    except _errors.NotFound:
+        return "it is free now"
+    if token is None:
+        return advice
+    if program is not None and token == program.token:
+        return f"this program has made it already: {advice}"
+    process = process_of(client, token)
+    if process is None:
+        return "it is free now"
+    return f"it belongs to a program that runs ({process}): wait for its end, or {advice}"
 
 
 # --- opening --------------------------------------------------------------------------------------

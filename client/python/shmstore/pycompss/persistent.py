@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -32,6 +31,7 @@ from .. import _connect, sharing
 from .._array import SharedArray, array_on, lease_around
 from .._errors import InvalidArgument, NotFound
 from ..sharing import map_leaves
+from ._program import Program
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
     from .._client import Client
 
-_PREFIX = "pycompss/"
 _ARRAY, _OBJECT = "shma", "shmo"  # what an id begins with
 
 
@@ -244,43 +243,10 @@ def _remove(client: Client, name: str) -> None:
 
 # --- applications ---------------------------------------------------------------------------------
 
-
-class _Application:
-    """What this process and its children keep. Its marker, an array that only this process holds,
-    tells others that it lives."""
-
-    def __init__(self, client: Client) -> None:
-        self.client = client
-        self.owner = os.getpid()
-        self.token = uuid.uuid4().hex[:16]
-        self._marker: Any = client.put(_PREFIX + self.token, np.array([self.owner]))
-
-    def new_name(self) -> str:
-        return f"{_PREFIX}{self.token}/{uuid.uuid4().hex[:16]}"
-
-    def end(self) -> None:
-        self._marker = None
-        self.sweep(self.token)
-
-    def sweep(self, ended: str = "") -> None:
-        """Takes away what applications left that are over, as ``ended`` is."""
-        names = [info["name"] for info in self.client.list(_PREFIX)]
-        living: dict[str, bool] = {}
-        for name in names:
-            token, _, rest = name[len(_PREFIX) :].partition("/")
-            if not rest:
-                continue
-            if token not in living:
-                # The list is no snapshot: an application may have begun since.
-                living[token] = token != ended and self.client.exists(_PREFIX + token)
-            if not living[token]:
-                _remove(self.client, name)
+_current: Optional[Program] = None
 
 
-_current: Optional[_Application] = None
-
-
-def _application() -> _Application:
+def _application() -> Program:
     if _current is None:
         _begin(_connect.default_client())
     assert _current is not None
@@ -290,8 +256,7 @@ def _application() -> _Application:
 def _begin(client: Client) -> None:
     global _current
     _end()
-    _current = _Application(client)
-    _current.sweep()
+    _current = Program(client)
 
 
 def _end() -> None:
