@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <csignal>
@@ -118,6 +119,7 @@ class DaemonImpl final : public Daemon, private Outbox {
   void stop(std::string_view reason);
 
   void after_work();
+  void end_some_later();
   void set_deadline_timer();
   void set_probe_timer();
   void ask_after(std::chrono::milliseconds delay);
@@ -155,6 +157,7 @@ class DaemonImpl final : public Daemon, private Outbox {
   std::uint64_t pinned_seen_ = 0;
   std::size_t refused_ = 0;  // of the sessions, those that are told why and closed
   bool idle_set_ = false;
+  bool end_posted_ = false;
   LogLimit refusals_{20};
   SessionId last_session_ = 0;
   std::unordered_map<SessionId, std::shared_ptr<ClientSession>> sessions_;
@@ -454,9 +457,20 @@ void DaemonImpl::stop(std::string_view reason) {
 
 /// After everything that may have changed what the timers are for.
 void DaemonImpl::after_work() {
+  end_some_later();
   set_deadline_timer();
   set_probe_timer();
   set_idle_timer();
+}
+
+/// Behind everything that is ready now: who asks in between is served first.
+void DaemonImpl::end_some_later() {
+  if (!dispatcher_.has_ending() || std::exchange(end_posted_, true)) return;
+  asio::post(io_, [this] {
+    end_posted_ = false;
+    dispatcher_.end_some();
+    after_work();
+  });
 }
 
 void DaemonImpl::set_deadline_timer() {

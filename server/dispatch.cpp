@@ -22,6 +22,11 @@ using namespace protocol;
 /// Released segments asked about at a time, and before a create is refused.
 constexpr std::size_t kProbesAtOnce = 64;
 constexpr std::size_t kProbesPerRequest = 256;
+/// What a session holds is taken from it in turns, so that nobody waits for the end of one that had
+/// a million arrays. The first turn is its own; the others are shared by all that have ended, and
+/// many may end at the same moment.
+constexpr std::size_t kLeasesAtOnce = 64;
+constexpr std::size_t kLeasesPerTurn = 256;
 /// Up to so many arrays a debug build checks its accounts after every request.
 constexpr std::uint64_t kSelfcheckArraysMax = 256;
 
@@ -81,10 +86,24 @@ void Dispatcher::refuse(SessionId session, Bytes message, const Error& error) {
 void Dispatcher::end_session(SessionId session) {
   admin_->end_session(session);
   std::erase_if(parked_, [session](const Parked& parked) { return parked.session == session; });
-  registry_.end_session(session, read_clock(), effects_);
+  if (!registry_.end_session(session, read_clock(), effects_, kLeasesAtOnce)) {
+    ending_.push_back(session);
+  }
   run_effects();
   cancel_orphaned_growths();
   (void)probe_released();
+  check_after_request();
+}
+
+void Dispatcher::end_some() {
+  if (ending_.empty()) return;
+  const SessionId session = ending_.front();
+  ending_.pop_front();
+  if (!registry_.end_session(session, read_clock(), effects_, kLeasesPerTurn)) {
+    ending_.push_back(session);
+  }
+  run_effects();
+  if (ending_.empty()) (void)probe_released();
   check_after_request();
 }
 
@@ -182,7 +201,9 @@ bool Dispatcher::lacks_room(std::uint32_t uid, std::uint64_t array_bytes) const 
   const bool store_full =
       quota.bytes_used() > limits.capacity || bytes > limits.capacity - quota.bytes_used();
   const bool user_full = usage.bytes > usage.bytes_max || bytes > usage.bytes_max - usage.bytes;
-  return store_full || user_full || store_.segments() >= limits.segments_max;
+  const bool too_many =
+      store_.segments() >= limits.segments_max || usage.arrays >= usage.arrays_max;
+  return store_full || user_full || too_many;
 }
 
 /// Nothing is refused for want of memory that nobody maps any more.
@@ -204,7 +225,7 @@ std::uint64_t Dispatcher::probe_released() {
 
 void Dispatcher::retry_parked() {
   if (running_effects_ || parked_.empty()) return;
-  const bool last_chance = store_.freeing_bytes() == 0;
+  const bool last_chance = store_.freeing_bytes() == 0 && ending_.empty();
   std::vector<Parked> again;
   for (auto at = parked_.begin(); at != parked_.end();) {
     if (last_chance || !lacks_room(at->uid, at->spec.bytes)) {

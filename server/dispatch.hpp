@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
@@ -62,8 +63,13 @@ class Dispatcher {
   [[nodiscard]] bool handle(SessionState& session, Bytes message, bool truncated);
   /// Answers the first frame of a session that open_session() refused.
   void refuse(SessionId session, Bytes message, const Error& error);
-  /// Ends what the session had; the one way out for every session that was opened.
+  /// Ends what the session had; the one way out for every session that was opened. What it holds
+  /// beyond a few arrays is left for end_some().
   void end_session(SessionId session);
+  /// Takes a bounded number of leases from sessions that have ended; to be called, with other
+  /// events handled in between, while there are any.
+  void end_some();
+  [[nodiscard]] bool has_ending() const noexcept { return !ending_.empty(); }
 
   /// The frame to send instead of `frame`, whose descriptor could not be opened. Gives the grant
   /// back that the frame would have carried.
@@ -158,7 +164,8 @@ class Dispatcher {
   std::size_t freed_in_run_ = 0;                        // FreeSegment effects of this run
   std::unordered_map<std::uint64_t, ArrayId> growing_;  // allocations under way, by ticket
   std::uint64_t last_ticket_ = 0;
-  std::vector<Parked> parked_;  // first come, first served
+  std::vector<Parked> parked_;    // first come, first served
+  std::deque<SessionId> ending_;  // ended, with leases left
   std::uint64_t requests_ = 0;
   LogLimit violations_{20};
 };

@@ -113,7 +113,7 @@ Result<std::string> AdminPlane::on_info(Context& context) {
   const Result<TargetRequest> info = target_request(context.json, facts_.store_id);
   if (!info) return info.error();
   const Result<ArrayView> array =
-      registry_.info(context.request.session, info->target, context.request.now);
+      registry_.info(context.request.session, info->target, context.request.now, context.effects);
   if (!array) return array.error();
   return document_text(to_json(*array, context.caller.uid));
 }
@@ -122,7 +122,7 @@ Result<std::string> AdminPlane::on_holders(Context& context) {
   const Result<TargetRequest> of = target_request(context.json, facts_.store_id);
   if (!of) return of.error();
   const Result<std::vector<HolderView>> holders =
-      registry_.holders(context.request.session, of->target);
+      registry_.holders(context.request.session, of->target, context.request.now, context.effects);
   if (!holders) return holders.error();
   Json reply;
   reply["holders"] = Json::array();

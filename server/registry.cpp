@@ -19,8 +19,13 @@ void Registry::Impl::begin(Now at, Effects& effects) {
   out = &effects;
 }
 
-// Names come first: whoever waits for an array by name is answered before its memory may go.
 void Registry::Impl::settle() {
+  settle_marked();
+  out = nullptr;
+}
+
+// Names come first: whoever waits for an array by name is answered before its memory may go.
+void Registry::Impl::settle_marked() {
   while (true) {
     if (!marked_names.empty()) {
       NameEntry* entry = marked_names.back();
@@ -41,17 +46,16 @@ void Registry::Impl::settle() {
       break;
     }
   }
-  out = nullptr;
 }
 
 Session* Registry::Impl::find_session(SessionId id) {
   const auto found = sessions.find(id);
-  return found == sessions.end() ? nullptr : found->second.get();
+  return found == sessions.end() || found->second->gone ? nullptr : found->second.get();
 }
 
 const Session* Registry::Impl::find_session(SessionId id) const {
   const auto found = sessions.find(id);
-  return found == sessions.end() ? nullptr : found->second.get();
+  return found == sessions.end() || found->second->gone ? nullptr : found->second.get();
 }
 
 Array& Registry::Impl::at(ArrayId id) {
@@ -83,85 +87,65 @@ Result<void> Registry::open_session(SessionId session, Identity identity) {
   return {};
 }
 
-void Registry::end_session(SessionId session, Now now, Effects& effects) {
-  impl_->begin(now, effects);
-  if (Session* found = impl_->find_session(session)) impl_->end_session(*found);
-  impl_->settle();
-}
-
-// Waits go first, so that nothing that follows answers them; leases last, because the creator's
-// write lease takes the draft with it.
-void Registry::Impl::end_session(Session& session) {
-  while (!session.waits.empty()) drop_waiter(*session.waits.begin()->second);
-  while (!session.loading.empty()) end_loader(**session.loading.begin());
-  while (!session.leases.empty()) {
-    Lease& lease = *session.leases.begin()->second;
-    if (lease.access == Access::exclusive) break_array(*lease.array, session.identity, false);
-    end_lease(lease);
-  }
-  quota.uncharge(session.identity.uid, Resource::connections, 1);
-  sessions.erase(session.id);
-}
-
 // -- requests -------------------------------------------------------------------------------------
 
 void Registry::create(SessionId session, RequestId request, CreateSpec spec, Now now,
                       Effects& effects) {
-  impl_->run(session, request, protocol::Op::create, now, effects,
+  impl_->run(session, request, protocol::Op::create, now, effects, spec.name,
              [&](Session& caller) { impl_->create(caller, request, std::move(spec)); });
 }
 
 void Registry::seal(SessionId session, RequestId request, ArrayId id, bool hard,
                     std::int64_t wait_ms, Now now, Effects& effects) {
-  impl_->run(session, request, protocol::Op::seal, now, effects,
+  impl_->run(session, request, protocol::Op::seal, now, effects, id,
              [&](Session& caller) { impl_->seal(caller, request, id, hard, wait_ms); });
 }
 
 void Registry::attach(SessionId session, RequestId request, const AttachSpec& spec, Now now,
                       Effects& effects) {
-  impl_->run(session, request, protocol::Op::attach, now, effects,
+  impl_->run(session, request, protocol::Op::attach, now, effects, spec,
              [&](Session& caller) { impl_->attach(caller, request, spec); });
 }
 
 void Registry::segment(SessionId session, RequestId request, ArrayId id, Access access,
                        Effects& effects) {
-  impl_->run(session, request, protocol::Op::segment, impl_->now, effects,
+  impl_->run(session, request, protocol::Op::segment, impl_->now, effects, id,
              [&](Session& caller) { impl_->segment(caller, request, id, access); });
 }
 
 void Registry::release(SessionId session, RequestId request, ArrayId id, Access access,
                        std::uint32_t grants, Now now, Effects& effects) {
-  impl_->run(session, request, protocol::Op::release, now, effects,
+  impl_->run(session, request, protocol::Op::release, now, effects, id,
              [&](Session& caller) { impl_->release(caller, request, id, access, grants); });
 }
 
 void Registry::cached(SessionId session, RequestId request, const QualifiedName& name,
                       std::int64_t timeout_ms, Now now, Effects& effects) {
-  impl_->run(session, request, protocol::Op::cached, now, effects,
+  impl_->run(session, request, protocol::Op::cached, now, effects, name,
              [&](Session& caller) { impl_->cached(caller, request, name, timeout_ms); });
 }
 
 void Registry::wait(SessionId session, RequestId request, const QualifiedName& name,
                     std::uint64_t newer_than, std::int64_t timeout_ms, Now now, Effects& effects) {
-  impl_->run(session, request, protocol::Op::wait, now, effects,
+  impl_->run(session, request, protocol::Op::wait, now, effects, name,
              [&](Session& caller) { impl_->wait(caller, request, name, newer_than, timeout_ms); });
 }
 
 void Registry::cancel(SessionId session, RequestId request, RequestId target, Now now,
                       Effects& effects) {
-  impl_->run(session, request, protocol::Op::cancel, now, effects,
+  impl_->run(session, request, protocol::Op::cancel, now, effects, ArrayId{},
              [&](Session& caller) { impl_->cancel(caller, request, target); });
 }
 
 void Registry::abort(SessionId session, RequestId request, const Target& target, Now now,
                      Effects& effects) {
-  impl_->run(session, request, protocol::Op::abort, now, effects,
+  impl_->run(session, request, protocol::Op::abort, now, effects, target,
              [&](Session& caller) { impl_->abort(caller, request, target); });
 }
 
 void Registry::handover(SessionId session, RequestId request, ArrayId id, std::uint64_t grace_ms,
                         Now now, Effects& effects) {
-  impl_->run(session, request, protocol::Op::handover, now, effects,
+  impl_->run(session, request, protocol::Op::handover, now, effects, id,
              [&](Session& caller) { impl_->handover(caller, request, id, grace_ms); });
 }
 
@@ -240,8 +224,10 @@ const Identity* Registry::identity(SessionId session) const {
 }
 
 RegistryCounts Registry::counts() const {
-  return {impl_->arrays.size(), impl_->sessions.size(), impl_->lease_total,  impl_->waiters.size(),
-          impl_->pinned_bytes,  impl_->pinned.size(),   impl_->segment_total};
+  return {impl_->arrays.size(), impl_->sessions.size() - impl_->gone_sessions,
+          impl_->lease_total,   impl_->waiters.size(),
+          impl_->pinned_bytes,  impl_->pinned.size(),
+          impl_->segment_total};
 }
 
 Quota& Registry::quota() {

@@ -199,9 +199,12 @@ class Registry {
   // -- sessions ---------------------------------------------------------------------------------
   /// Error: quota_exceeded (connections).
   Result<void> open_session(SessionId session, Identity identity);
-  /// The one function that ends a session: leases dropped, drafts aborted, waits dropped, loaders
-  /// handed over. Unknown session: nothing.
-  void end_session(SessionId session, Now now, Effects& effects);
+  /// The one function that ends a session: waits dropped and loaders handed over at once, leases
+  /// dropped and drafts aborted, at most `limit` of them now. False: some are left; to be called
+  /// again until it is true, and others may be served in between, who do not find what is left.
+  /// Unknown session: nothing.
+  bool end_session(SessionId session, Now now, Effects& effects,
+                   std::size_t limit = std::size_t(-1));
 
   // -- requests; each ends in one Completion ----------------------------------------------------
   void create(SessionId, RequestId, CreateSpec spec, Now, Effects&);
@@ -217,8 +220,8 @@ class Registry {
   void handover(SessionId, RequestId, ArrayId, std::uint64_t grace_ms, Now, Effects&);
 
   // -- admin requests; answered by their result -------------------------------------------------
-  Result<ArrayView> info(SessionId, const Target&, Now) const;
-  Result<std::vector<HolderView>> holders(SessionId, const Target&) const;
+  Result<ArrayView> info(SessionId, const Target&, Now, Effects&);
+  Result<std::vector<HolderView>> holders(SessionId, const Target&, Now, Effects&);
   /// Arrays the caller may read whose full name begins with `prefix`, by (namespace, name), then
   /// anonymous ones of the caller by id. ns_uid: only that namespace; nothing: own first, then all.
   Result<ListPage> list(SessionId, std::string_view prefix, std::optional<std::uint32_t> ns_uid,

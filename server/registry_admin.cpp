@@ -15,18 +15,27 @@ Error not_sealed(const Array& array, std::string_view what) {
 
 }  // namespace
 
-Result<ArrayView> Registry::info(SessionId session, const Target& target, Now now) const {
-  const Session* caller = impl_->find_session(session);
+// Looks at what is there once all sessions that are gone have ended.
+Result<Array*> Registry::Impl::look_at(SessionId session, const Target& target, Now at,
+                                       Effects& effects) {
+  begin(at, effects);
+  const Session* caller = find_session(session);
+  if (caller != nullptr) catch_up(*caller, target);
+  settle();
   if (caller == nullptr) return unknown_session();
-  Result<Array*> array = impl_->find_target(*caller, target, Access::read);
+  return find_target(*caller, target, Access::read);
+}
+
+Result<ArrayView> Registry::info(SessionId session, const Target& target, Now now,
+                                 Effects& effects) {
+  const Result<Array*> array = impl_->look_at(session, target, now, effects);
   if (!array) return array.error();
   return impl_->view(**array, now.boot_ms);
 }
 
-Result<std::vector<HolderView>> Registry::holders(SessionId session, const Target& target) const {
-  const Session* caller = impl_->find_session(session);
-  if (caller == nullptr) return unknown_session();
-  Result<Array*> array = impl_->find_target(*caller, target, Access::read);
+Result<std::vector<HolderView>> Registry::holders(SessionId session, const Target& target, Now now,
+                                                  Effects& effects) {
+  const Result<Array*> array = impl_->look_at(session, target, now, effects);
   if (!array) return array.error();
   std::vector<HolderView> holders;
   holders.reserve((*array)->lease_count);
@@ -46,11 +55,17 @@ Result<std::vector<HolderView>> Registry::holders(SessionId session, const Targe
   return holders;
 }
 
-Result<Array*> Registry::Impl::find_published(SessionId session, const Target& target,
-                                              std::string_view what) {
+Result<Array*> Registry::Impl::find_mine(SessionId session, const Target& target,
+                                         std::string_view what) {
   const Session* caller = find_session(session);
   if (caller == nullptr) return unknown_session();
-  Result<Array*> array = find_owned(*caller, target, what);
+  catch_up(*caller, target);
+  return find_owned(*caller, target, what);
+}
+
+Result<Array*> Registry::Impl::find_published(SessionId session, const Target& target,
+                                              std::string_view what) {
+  Result<Array*> array = find_mine(session, target, what);
   if (array && (*array)->state == State::draft) return not_sealed(**array, what);
   return array;
 }
@@ -91,9 +106,7 @@ Result<void> Registry::unkeep(SessionId session, const Target& target, Now now, 
 
 Result<void> Registry::remove(SessionId session, const Target& target, Now now, Effects& effects) {
   impl_->begin(now, effects);
-  const Session* caller = impl_->find_session(session);
-  Result<Array*> found = caller == nullptr ? Result<Array*>(unknown_session())
-                                           : impl_->find_owned(*caller, target, "delete");
+  Result<Array*> found = impl_->find_mine(session, target, "delete");
   if (found) impl_->make_dying(**found);
   impl_->settle();
   return found ? Result<void>() : Result<void>(found.error());
@@ -108,9 +121,7 @@ Result<ArrayView> Registry::chmod(SessionId session, const Target& target, std::
     if ((perms & ~kPermsMax) != 0) {
       return make_error(ErrorCode::invalid_argument, "perms: only bits of 0666 are allowed");
     }
-    const Session* caller = impl_->find_session(session);
-    if (caller == nullptr) return unknown_session();
-    Result<Array*> found = impl_->find_owned(*caller, target, "chmod");
+    Result<Array*> found = impl_->find_mine(session, target, "chmod");
     if (!found) return found.error();
     Array& array = **found;
     const bool wider = (perms & ~array.spec.perms & 077) != 0;

@@ -36,7 +36,7 @@ std::uint64_t length(const LinkedList<T>& list) {
 struct Sums {
   std::map<std::uint32_t, Usage> users;
   std::uint64_t bytes = 0, leases = 0, segments = 0, waits = 0, timers = 0;
-  std::uint64_t listed_waiters = 0, anonymous = 0;
+  std::uint64_t listed_waiters = 0, anonymous = 0, gone = 0;
 };
 
 void check_state(const Array& array, const std::string& who, Checker& check) {
@@ -86,7 +86,8 @@ void check_leases(const Array& array, const std::string& who, Sums& sums, Checke
       check.expect(own != lease->session->leases.end() && own->second.get() == lease,
                    who + "lease unknown to its session");
     }
-    ++sums.users[lease->uid].leases;
+    // What a gone session has left is not charged any more.
+    if (lease->session == nullptr || !lease->session->gone) ++sums.users[lease->uid].leases;
   }
   check.same(array.lease_count, count, who + "leases");
   check.same(array.writer_count, writers, who + "writers");
@@ -193,7 +194,12 @@ void check_session(const Registry::Impl& impl, const Session& session, Sums& sum
   check.same(session.waits_charged, charged, who + "waits charged");
   sums.waits += session.waits.size();
   sums.users[session.identity.uid].waits += charged;
-  ++sums.users[session.identity.uid].connections;
+  if (!session.gone) {
+    ++sums.users[session.identity.uid].connections;
+    return;
+  }
+  ++sums.gone;
+  check.expect(session.waits.empty() && session.loading.empty(), who + "gone, yet waiting");
 }
 
 void check_users(const Quota& quota, Sums& sums, Checker& check) {
@@ -238,6 +244,7 @@ std::vector<std::string> Registry::Impl::selfcheck() const {
   check.same(waiters.size(), sums.waits, "waits");
   check.same(sums.listed_waiters + at_work, sums.waits, "waits in lists");
   check.same(lease_total, sums.leases, "leases");
+  check.same(gone_sessions, sums.gone, "sessions that are gone");
   check.same(segment_total, sums.segments, "segments");
   check.same(pinned_bytes, pinned_sum, "pinned bytes");
   check.expect(marked_names.empty() && marked_arrays.empty(), "unsettled marks");

@@ -191,6 +191,7 @@ void Registry::Impl::drop_unready(Session& session, Array& array) {
 
 void Registry::Impl::segment_ready(ArrayId id, Result<SegmentId> segment) {
   Array* array = arrays.find(id);
+  if (array != nullptr) forget_gone(*array);
   if (array == nullptr || !array->allocating) {
     if (segment) out->push_back(FreeSegment{*segment});
     return;
@@ -243,6 +244,13 @@ void Registry::Impl::retry_creates() {
 bool Registry::Impl::retry_create(Waiter& waiter) {
   Session& session = *waiter.session;
   CreateJob& job = std::get<CreateJob>(waiter.job);
+  // What a gone session left is in nobody's way: that is settled first, then it is asked again.
+  const NameEntry* entry = gone_sessions == 0 ? nullptr : find_entry(job.spec.name);
+  Array* there = entry == nullptr ? nullptr : entry->visible();
+  if (there != nullptr && forget_gone(*there)) {
+    room = true;
+    return false;
+  }
   if (std::optional<Error> error = check_create(session, job.spec)) {
     answer(waiter, *error);
     return true;

@@ -187,6 +187,7 @@ struct Session {
   std::map<RequestId, std::unique_ptr<Waiter>> waits;
   std::uint64_t waits_charged = 0;
   std::set<NameEntry*> loading;
+  bool gone = false;  ///< It has ended; only leases are left, uncharged, to be taken away.
 };
 
 /// Memory that nobody has a lease on and the kernel has not taken back yet.
@@ -223,16 +224,29 @@ struct Registry::Impl {
   // registry.cpp: a call's frame, sessions, rights
   void begin(Now at, Effects& effects);
   void settle();
-  template <class F>
-  void run(SessionId session, RequestId request, protocol::Op op, Now at, Effects& effects, F&& f);
-  void end_session(Session& session);
-  Session* find_session(SessionId id);
+  void settle_marked();
+  /// `about`: the array or name that the request is for.
+  template <class About, class F>
+  void run(SessionId session, RequestId request, protocol::Op op, Now at, Effects& effects,
+           const About& about, F&& f);
+  Session* find_session(SessionId id);  ///< Null also when it has ended.
   const Session* find_session(SessionId id) const;
   Array& at(ArrayId id);  ///< REQUIRES: it is there.
   void reply(const Session& session, RequestId request, protocol::Op op,
              decltype(Completion::result) result);
   void emit_event(std::string_view event, const Array& array, const NameEntry& entry);
   ArrayView view(const Array& array, std::int64_t boot_ms) const;
+
+  // registry_end.cpp
+  void leave(Session& session);
+  bool end_session(Session& session, std::size_t limit);
+  void end_gone_lease(Lease& lease);
+  bool forget_gone(Array& array);
+  void catch_up(const Session& session, ArrayId id);
+  void catch_up(const Session& session, const QualifiedName& asked);
+  void catch_up(const Session& session, const Target& target);
+  void catch_up(const Session& session, const AttachSpec& spec);
+  bool is_left_over(const Array& array) const;
 
   // registry_rights.cpp
   static bool may(const Identity& who, const Array& array, Access access);
@@ -364,6 +378,8 @@ struct Registry::Impl {
   std::optional<Error> abort_loader(Session& session, const QualifiedName& name);
 
   // registry_admin.cpp
+  Result<Array*> look_at(SessionId session, const Target& target, Now at, Effects& effects);
+  Result<Array*> find_mine(SessionId session, const Target& target, std::string_view what);
   Result<Array*> find_published(SessionId session, const Target& target, std::string_view what);
 
   // registry_time.cpp
@@ -381,6 +397,7 @@ struct Registry::Impl {
   // Owned objects.
   Quota quota;
   std::unordered_map<SessionId, std::unique_ptr<Session>> sessions;
+  std::size_t gone_sessions = 0;  ///< Of these, those that have ended and still have leases.
   SlotTable<Array> arrays;
   std::map<std::uint32_t, Namespace> namespaces;
   std::map<std::uint32_t, std::set<std::uint64_t>> anonymous;  ///< Arrays without a name, by owner.
@@ -408,9 +425,9 @@ struct Registry::Impl {
 std::string label(const QualifiedName& name);
 std::string label(const Array& array);
 
-template <class F>
+template <class About, class F>
 void Registry::Impl::run(SessionId session, RequestId request, protocol::Op op, Now at,
-                         Effects& effects, F&& f) {
+                         Effects& effects, const About& about, F&& f) {
   begin(at, effects);
   Session* found = find_session(session);
   if (found == nullptr) {
@@ -420,6 +437,7 @@ void Registry::Impl::run(SessionId session, RequestId request, protocol::Op op, 
     reply(*found, request, op,
           make_error(ErrorCode::protocol_error, "request: this id is still waiting"));
   } else {
+    catch_up(*found, about);
     f(*found);
   }
   settle();

@@ -91,7 +91,7 @@ void Registry::Impl::end_lease(Lease& lease) {
   Array& array = *lease.array;
   Session& session = *lease.session;
   const bool wrote = lease.access == Access::write;
-  quota.uncharge(lease.uid, Resource::leases, 1);
+  if (!session.gone) quota.uncharge(lease.uid, Resource::leases, 1);
   unlink(lease);
   session.leases.erase({array.id.raw, lease.access});
   room = true;

@@ -128,7 +128,9 @@ Result<ListPage> Registry::list(SessionId session, std::string_view prefix,
   const std::uint32_t own = who.uid;
   Lister lister(
       prefix, std::max<std::size_t>(limit, 1),
-      [&](const Array& array) { return Impl::may(who, array, Access::read); },
+      [&](const Array& array) {
+        return Impl::may(who, array, Access::read) && !impl_->is_left_over(array);
+      },
       [&](const Array& array) { return impl_->view(array, now.boot_ms); });
 
   // Namespaces before the cursor's have been listed; in its own the page goes on after it.

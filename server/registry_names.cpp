@@ -98,7 +98,8 @@ void Registry::Impl::settle_array(Array& array) {
 // another array may have taken the name since the draft was made.
 std::optional<Error> Registry::Impl::check_publish(const Array& array) const {
   const Array* old = array.entry == nullptr ? nullptr : array.entry->published;
-  if (old == nullptr || old == &array || array.uid == 0 || array.uid == old->uid) {
+  if (old == nullptr || old == &array || array.uid == 0 || array.uid == old->uid ||
+      is_left_over(*old)) {
     return std::nullopt;
   }
   return denied(*old, "replace");

@@ -129,6 +129,7 @@ void Registry::Impl::finish_seal(Array& array, SessionId session, Seal level) {
 
 void Registry::Impl::hard_sealed(ArrayId id, const Result<void>& result) {
   Array* array = arrays.find(id);
+  if (array != nullptr) forget_gone(*array);
   if (array == nullptr || !array->hard_seal) return;
   const HardSeal job = *array->hard_seal;
   array->hard_seal.reset();

@@ -94,7 +94,7 @@ TEST_CASE("holders: who, how and since when, writers first") {
   store.attach(one.bob, by_id(one.mutable_));
   store.attach(one.bob, by_id(one.mutable_, Access::write));
   store.handover(one.bob, one.mutable_);
-  const auto holders = store.registry.holders(one.alice, named("mutable")).value();
+  const auto holders = store.holders(one.alice, named("mutable")).value();
   REQUIRE(holders.size() == 4);
   CHECK(holders[0].access == Access::write);
   CHECK(holders[0].pid == static_cast<std::int64_t>(10'000 + one.bob));

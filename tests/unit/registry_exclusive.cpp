@@ -210,7 +210,7 @@ TEST_CASE("exclusive: a handle keeps the array, in nobody's way, and is counted 
   one.store.granted(one.store.attach(one.carol, opened));
   one.store.granted(one.store.attach(one.carol, opened));
   CHECK(one.store.registry.find(one.id)->in_flight == 0);
-  const auto holders = one.store.registry.holders(one.alice, with_id(one.id)).value();
+  const auto holders = one.store.holders(one.alice, with_id(one.id)).value();
   CHECK(holders.size() == 4);
   one.give_back(one.bob, Access::exclusive);
   one.store.leave(one.carol);

@@ -44,6 +44,11 @@ class Store {
     call([&](Effects& effects) { registry.end_session(session, now, effects); });
   }
 
+  /// True when it is over.
+  bool leave_some(SessionId session, std::size_t limit) {
+    return call([&](Effects& fx) { return registry.end_session(session, now, fx, limit); });
+  }
+
   // -- requests: each returns its id; result() tells what became of it ---------------------------
   RequestId create(SessionId session, CreateSpec spec) {
     return ask(
@@ -91,7 +96,10 @@ class Store {
 
   // -- admin and answers -------------------------------------------------------------------------
   Result<ArrayView> info(SessionId session, const Target& target) {
-    return registry.info(session, target, now);
+    return call([&](Effects& fx) { return registry.info(session, target, now, fx); });
+  }
+  Result<std::vector<HolderView>> holders(SessionId session, const Target& target) {
+    return call([&](Effects& fx) { return registry.holders(session, target, now, fx); });
   }
   Result<ArrayView> keep(SessionId session, const Target& target,
                          std::optional<std::uint64_t> ttl_ms = {}) {

@@ -77,7 +77,7 @@ TEST_CASE("hand-over: keeps the array for its receiver, for a time") {
   CHECK(store.registry.quota().usage(kAlice).leases == 2);
   store.leave(worker);
   CHECK(store.state(id) == State::sealed);
-  const auto holders = store.registry.holders(receiver, with_id(id)).value();
+  const auto holders = store.holders(receiver, with_id(id)).value();
   REQUIRE(holders.size() == 1);
   CHECK(holders[0].pid == 0);
   CHECK(holders[0].uid == kAlice);

@@ -391,7 +391,7 @@ class Run : private model::Pair {
         break;
       default:
         last_ = "info";
-        is = code_of(registry_.info(session, target, now_));
+        is = code_of(registry_.info(session, target, now_, fx));
         should = model_.info(session, key, name);
         break;
     }

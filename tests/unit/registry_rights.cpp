@@ -72,7 +72,7 @@ TEST_CASE("rights: a foreign namespace says the same whether or not the name exi
   both([&](const char* name) { return store.error(store.wait(bob, {kAlice, name}, 0, -1)); });
   both([&](const char* name) { return store.error(store.cached(bob, {kAlice, name})); });
   both([&](const char* name) { return store.info(bob, named(name, kAlice)).error(); });
-  both([&](const char* name) { return store.registry.holders(bob, named(name, kAlice)).error(); });
+  both([&](const char* name) { return store.holders(bob, named(name, kAlice)).error(); });
   both([&](const char* name) { return store.keep(bob, named(name, kAlice)).error(); });
   both([&](const char* name) { return store.unkeep(bob, named(name, kAlice)).error(); });
   both([&](const char* name) { return store.remove(bob, named(name, kAlice)).error(); });
@@ -110,15 +110,12 @@ TEST_CASE("rights: who guesses an id learns no name") {
   Store store;
   const SessionId alice = store.join(kAlice), bob = store.join(kBob);
   for (const ArrayId id : {store.put(alice, "secret"), store.draft(alice, "secret-too")}) {
-    const Error errors[] = {store.error(store.attach(bob, by_id(id))),
-                            store.error(store.seal(bob, id)),
-                            store.error(store.abort(bob, with_id(id))),
-                            store.info(bob, with_id(id)).error(),
-                            store.registry.holders(bob, with_id(id)).error(),
-                            store.remove(bob, with_id(id)).error(),
-                            store.keep(bob, with_id(id)).error(),
-                            store.unkeep(bob, with_id(id)).error(),
-                            store.chmod(bob, with_id(id), 0666).error()};
+    const Error errors[] = {
+        store.error(store.attach(bob, by_id(id))),  store.error(store.seal(bob, id)),
+        store.error(store.abort(bob, with_id(id))), store.info(bob, with_id(id)).error(),
+        store.holders(bob, with_id(id)).error(),    store.remove(bob, with_id(id)).error(),
+        store.keep(bob, with_id(id)).error(),       store.unkeep(bob, with_id(id)).error(),
+        store.chmod(bob, with_id(id), 0666).error()};
     for (const Error& error : errors) {
       CHECK(error.code == ErrorCode::permission_denied);
       CHECK_MESSAGE(error.text.find("secret") == std::string::npos, error.text);

@@ -1,0 +1,131 @@
+// The end of a session. Its role ends at once: nothing is granted to it any more, its waits and
+// loader roles are dropped, its connection and its leases are no longer charged. All of that is
+// bounded by protocol limits. The leases may be any number, and with them go drafts, names and
+// exclusive access; they are taken away in slices, between which others are served.
+//
+// Nobody meets such a slice: a request first ends what gone sessions still have of the very array
+// or name that it is about (catch_up), and `list` passes over what only they hold. So whoever asks
+// for something finds it as if the session had ended in one go. Only sums show what is not given
+// back yet: it is still charged.
+#include "server/registry_impl.hpp"
+
+namespace shmstore::server {
+namespace {
+
+// A name with more drafts than this that a gone session left is not looked through for one request.
+constexpr int kDraftsLookedThrough = 512;
+
+}  // namespace
+
+// Waits go first, so that nothing that follows answers them. A draft whose memory is under way goes
+// with its create.
+void Registry::Impl::leave(Session& session) {
+  std::vector<ArrayId> unborn;
+  while (!session.waits.empty()) {
+    Waiter& waiter = *session.waits.begin()->second;
+    if (const auto* job = std::get_if<AllocateJob>(&waiter.job)) unborn.push_back(job->id);
+    drop_waiter(waiter);
+  }
+  for (const ArrayId id : unborn) {
+    if (Lease* lease = find_lease(session, id, Access::write)) end_lease(*lease);
+  }
+  while (!session.loading.empty()) end_loader(**session.loading.begin());
+  quota.uncharge(session.identity.uid, Resource::connections, 1);
+  quota.uncharge(session.identity.uid, Resource::leases, session.leases.size());
+  session.gone = true;
+  ++gone_sessions;
+  room = room || !session.leases.empty();
+}
+
+// REQUIRES: the session has left.
+void Registry::Impl::end_gone_lease(Lease& lease) {
+  if (lease.access == Access::exclusive) {
+    break_array(*lease.array, lease.session->identity, false);
+  }
+  end_lease(lease);
+}
+
+bool Registry::Impl::end_session(Session& session, std::size_t limit) {
+  if (!session.gone) leave(session);
+  for (; limit > 0 && !session.leases.empty(); --limit) {
+    end_gone_lease(*session.leases.begin()->second);
+  }
+  if (!session.leases.empty()) return false;
+  --gone_sessions;
+  sessions.erase(session.id);
+  return true;
+}
+
+// True when there was something.
+bool Registry::Impl::forget_gone(Array& array) {
+  if (gone_sessions == 0) return false;
+  // Noted down first: ending one may take others out of the list.
+  std::vector<std::pair<Session*, Access>> left;
+  for (const Lease* lease = array.leases.first(); lease != nullptr; lease = lease->next) {
+    if (lease->session != nullptr && lease->session->gone) {
+      left.emplace_back(lease->session, lease->access);
+    }
+  }
+  for (const auto& [session, access] : left) {
+    if (Lease* lease = find_lease(*session, array.id, access)) end_gone_lease(*lease);
+  }
+  return !left.empty();
+}
+
+// Its name as well: sealing looks at whom it would replace.
+void Registry::Impl::catch_up(const Session& session, ArrayId id) {
+  Array* array = gone_sessions == 0 ? nullptr : arrays.find(id);
+  if (array == nullptr) return;
+  const QualifiedName name = array->spec.name;
+  if (forget_gone(*array)) settle_marked();
+  if (!name.name.empty()) catch_up(session, name);
+}
+
+// Again, for behind a draft that goes another one may come to light.
+void Registry::Impl::catch_up(const Session& session, const QualifiedName& asked) {
+  if (gone_sessions == 0) return;
+  const QualifiedName name = resolve(session, asked);
+  for (int n = 0; n < kDraftsLookedThrough; ++n) {
+    const NameEntry* entry = find_entry(name);
+    Array* array = entry == nullptr ? nullptr : entry->visible();
+    if (array == nullptr || !forget_gone(*array)) return;
+    settle_marked();
+  }
+}
+
+void Registry::Impl::catch_up(const Session& session, const Target& target) {
+  if (target.id.valid()) return catch_up(session, target.id);
+  catch_up(session, target.name);
+}
+
+void Registry::Impl::catch_up(const Session& session, const AttachSpec& spec) {
+  if (spec.id.valid()) return catch_up(session, spec.id);
+  catch_up(session, spec.name);
+}
+
+// Would it be gone, or at least its name, if all gone sessions had been ended?
+bool Registry::Impl::is_left_over(const Array& array) const {
+  if (gone_sessions == 0) return false;
+  const auto gone = [](const Lease& lease) {
+    return lease.session != nullptr && lease.session->gone;
+  };
+  if (array.state == State::draft) {
+    const auto creator = sessions.find(array.creator);
+    return creator == sessions.end() || creator->second->gone;
+  }
+  if (array.kept) return false;
+  for (const Lease* lease = array.leases.first(); lease != nullptr; lease = lease->next) {
+    if (!gone(*lease)) return false;
+  }
+  return array.lease_count > 0;
+}
+
+bool Registry::end_session(SessionId session, Now now, Effects& effects, std::size_t limit) {
+  impl_->begin(now, effects);
+  const auto found = impl_->sessions.find(session);
+  const bool ended = found == impl_->sessions.end() || impl_->end_session(*found->second, limit);
+  impl_->settle();
+  return ended;
+}
+
+}  // namespace shmstore::server

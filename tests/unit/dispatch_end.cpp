@@ -1,0 +1,58 @@
+// The end of sessions, in turns that others are served between.
+#include "tests/unit/dispatch_bench.hpp"
+
+using namespace shmstore;
+using namespace shmstore::server;
+using namespace shmstore::protocol;
+
+TEST_CASE("dispatch: a session with many arrays ends in turns, others are served in between") {
+  Bench bench;
+  SessionState& gone = bench.join(kAlice);
+  SessionState& other = bench.join(kBob);
+  SessionState& watcher = bench.join(kAlice);
+  for (int i = 0; i < 1'000; ++i) (void)bench.create(gone, "n" + std::to_string(i), 0);
+  REQUIRE_FALSE(bench.ask(watcher, Op::watch, "{}").header.status);
+  bench.mail.replies.clear();
+  std::vector<std::size_t> deleted;
+  const auto turn = [&](auto&& end) {
+    end();
+    deleted.push_back(bench.mail.replies[watcher.id].size());
+    bench.mail.replies[watcher.id].clear();
+  };
+  turn([&] { bench.dispatcher.end_session(gone.id); });
+  while (bench.dispatcher.has_ending()) {
+    CHECK_FALSE(bench.ask(other, Op::ping).header.status);
+    bench.put(other, "own" + std::to_string(deleted.size()));
+    turn([&] { bench.dispatcher.end_some(); });
+  }
+  CHECK(deleted == std::vector<std::size_t>{64, 256, 256, 256, 168});
+  bench.dispatcher.end_some();  // nothing to do
+}
+
+TEST_CASE("dispatch: who ends with few arrays does not stand behind who ends with many") {
+  Bench bench;
+  SessionState& many = bench.join(kAlice);
+  SessionState& few = bench.join(kBob);
+  for (int i = 0; i < 1'000; ++i) (void)bench.create(many, "", 0);
+  for (int i = 0; i < 64; ++i) (void)bench.create(few, "n" + std::to_string(i), 0);
+  bench.dispatcher.end_session(many.id);
+  bench.dispatcher.end_session(few.id);
+  SessionState& root = bench.join(kRoot);
+  const auto status = bench.ask(root, Op::status, "{}").body;
+  CHECK(has(status, "\"arrays\":936"));
+}
+
+TEST_CASE("dispatch: a create that lacks room waits for what a session leaves behind") {
+  Bench bench;
+  SessionState& gone = bench.join(kAlice);
+  for (int i = 0; i < 256; ++i) (void)bench.create(gone, "", 4096);
+  SessionState& other = bench.join(kAlice);
+  CHECK(bench.create(other, "refused", 100 * 4096).is(ErrorCode::no_capacity));
+  bench.dispatcher.end_session(gone.id);
+  bench.mail.replies[other.id].clear();
+  CHECK(bench.send(other, Op::create, Bench::create_text("served", 100 * 4096)));
+  CHECK(bench.mail.replies[other.id].empty());
+  while (bench.dispatcher.has_ending()) bench.dispatcher.end_some();
+  REQUIRE(bench.mail.replies[other.id].size() == 1);
+  CHECK_FALSE(bench.mail.replies[other.id].front().header.status);
+}
