@@ -345,15 +345,51 @@ def test_more_notifications_than_the_daemon_holds():
 
 
 def test_the_rest(clients):
-    one, _ = clients
+    one, two = clients
     assert "capacity" in one.debug_string() and one.store_socket_name
     draft = ObjectID.from_random()
     one.create(draft, 10)
     one.disconnect()
-    assert one.put(1, draft) == draft
+    assert two.put(1, draft) == draft
     with pytest.raises(ValueError):
         with plasma.start_plasma_store(1 << 20, external_store="hashtable://x"):
             pass
+
+
+def test_a_disconnected_client_does_nothing(clients):
+    one, two = clients
+    sealed, draft = one.put([1]), ObjectID.from_random()
+    buffer = one.create(draft, 10)
+    [kept] = one.get_buffers([sealed])
+    one.subscribe()
+    one.disconnect()
+    one.disconnect()
+    calls = {
+        "create": lambda: one.create(ObjectID.from_random(), 1),
+        "seal": lambda: one.seal(draft),
+        "create_and_seal": lambda: one.create_and_seal(ObjectID.from_random(), b"1"),
+        "put": lambda: one.put(1),
+        "put_raw_buffer": lambda: one.put_raw_buffer(b"1"),
+        "get": lambda: one.get(sealed, 0),
+        "get_buffers": lambda: one.get_buffers([sealed], 0),
+        "get_metadata": lambda: one.get_metadata([sealed], 0),
+        "contains": lambda: one.contains(sealed),
+        "hash": lambda: one.hash(sealed),
+        "delete": lambda: one.delete([sealed]),
+        "evict": lambda: one.evict(1),
+        "list": one.list,
+        "store_capacity": one.store_capacity,
+        "debug_string": one.debug_string,
+        "subscribe": one.subscribe,
+    }
+    for name, call in calls.items():
+        with pytest.raises(OSError, match="disconnected"):
+            call()
+            pytest.fail(name)
+    with pytest.raises(plasma.ArrowException):
+        one.get_next_notification()
+    assert kept.to_pybytes() and len(buffer) == 10 and two.get(sealed) == [1]
+    assert list(two.list()) == [sealed]
 
 
 def test_without_pyarrow(daemon, script):

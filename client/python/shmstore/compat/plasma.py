@@ -16,6 +16,7 @@ user); a store that is full evicts unreferenced sealed objects of Plasma's only,
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib
 import os
@@ -27,7 +28,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Optional, Union, cast
 
 import numpy as np
@@ -43,6 +44,7 @@ from .. import (
     TimedOut,
     connect as connect_store,
 )
+from .._array import lease_of
 from ._plasma_events import NOTE, Events, Note, unpack_note
 from ._plasma_objects import (
     LENGTH,
@@ -134,7 +136,7 @@ class PlasmaClient:
 
     def __init__(self, store: Any, store_socket_name: str) -> None:
         """Private: use ``connect``."""
-        self._store = store
+        self._connection: Any = store  # None after ``disconnect``
         self._socket_name = store_socket_name
         self._lock = threading.Lock()
         self._drafts: dict[ObjectID, SharedArray] = {}
@@ -146,6 +148,13 @@ class PlasmaClient:
     def store_socket_name(self) -> str:
         """The socket's path, as given to ``connect``."""
         return self._socket_name
+
+    @property
+    def _store(self) -> Any:
+        store = self._connection
+        if store is None:
+            raise OSError(errno.EBADF, "this client has disconnected", self._socket_name)
+        return store
 
     # -- making objects ----------------------------------------------------------------------------
 
@@ -183,6 +192,7 @@ class PlasmaClient:
         Raises PlasmaObjectNotFound for any other.
         """
         with self._lock:
+            self._store  # noqa: B018 - raises after disconnect(), which drops the drafts
             draft = self._drafts.pop(object_id, None)
         if draft is None:
             raise PlasmaObjectNotFound(f"{object_id!r} is not an unsealed object of this client")
@@ -391,10 +401,17 @@ class PlasmaClient:
         return "\n".join(f"{key}: {value}" for key, value in self._store.stats().items())
 
     def disconnect(self) -> None:
-        """Drops unsealed objects and notifications. Buffers stay valid."""
+        """Drops unsealed objects and notifications. Buffers stay valid; every other call raises
+        OSError from then on, a second ``disconnect`` does nothing."""
         with self._lock:
-            self._drafts.clear()
+            self._connection = None
+            drafts, self._drafts = [*self._drafts.values()], {}
             events, self._events = self._events, None
+        for draft in drafts:
+            lease = lease_of(draft)
+            if lease is not None:
+                with suppress(Error):  # deleted by somebody else, or the daemon is gone
+                    lease.abort()  # also if its buffer is still there
         if events is not None:
             events.close()
 
