@@ -131,9 +131,21 @@ def test_bad_files(store, folder):
         assert "a.npy" in str(caught.value)
         assert not store.exists("a")
     (folder / "a.npy").write_bytes(whole)
-    os.rename(folder / "a.npy", folder / "no name.npy")
-    with pytest.raises(InvalidArgument):
-        load("", folder)
+    for name in (b"no name.npy", b".npy", b"\xff.npy", b"x" * 250 + b".npy"):
+        os.rename(folder / "a.npy", os.fsencode(folder) + b"/" + name)
+        with pytest.raises(InvalidArgument) as caught:
+            load("much/too/long/", folder)
+        assert f"/{os.fsdecode(name)}" in str(caught.value) and "name:" in str(caught.value)
+        os.rename(os.fsencode(folder) + b"/" + name, folder / "a.npy")
+    with pytest.raises(InvalidArgument, match="^perms:"):
+        load("", folder, perms=0o777)
+
+
+def test_a_name_too_long_for_its_attrs(store, folder):
+    name = "n" * 250
+    held = store.put(name, np.arange(3))
+    save("n", folder)
+    assert load("", folder, replace=True)[name].tolist() == held.tolist()
 
 
 def test_names_that_are_no_paths(store, folder):

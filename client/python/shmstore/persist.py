@@ -35,6 +35,9 @@ _HEADER_BYTES_MAX = 1 << 20
 _VERSIONS = {(1, 0): (2, "latin1"), (2, 0): (4, "latin1"), (3, 0): (4, "utf8")}
 _ATTRS_SUFFIX = ".attrs.json"
 
+#: Arguments of ``create`` that a file determines: errors that begin so name the file.
+_OF_A_FILE = ("name:", "shape:", "dtype:", "attrs:")
+
 
 def save(prefix: str, directory: Folder, *, client: Optional[Client] = None) -> dict[str, Path]:
     """Writes the arrays whose name begins with ``prefix`` into ``directory``; returns the path of
@@ -145,17 +148,24 @@ def _save_attrs(path: Path, attrs: dict[str, Any]) -> None:
     if attrs:
         with _replacing(path) as file:
             file.write(json.dumps(attrs).encode())
-    else:
+    elif os.path.lexists(path):  # not where the name is too long for a file
         path.unlink(missing_ok=True)
 
 
 def _load_file(client: Client, name: str, path: Path, options: dict[str, Any]) -> SharedArray:
     attrs_path = path.with_name(path.name[: -len(_SUFFIX)] + _ATTRS_SUFFIX)
-    attrs = _attrs(attrs_path) if attrs_path.is_file() else None
+    # Not is_file(), which raises where a name is too long for there to be such a file.
+    attrs = _attrs(attrs_path) if os.path.isfile(attrs_path) else None
     with open(path, "rb", buffering=0) as file:
         shape, fortran, dtype = _header(file, path)
         order = "F" if fortran else "C"
-        with client.create(name, shape, dtype, order=order, attrs=attrs, **options) as array:
+        try:
+            draft = client.create(name, shape, dtype, order=order, attrs=attrs, **options)
+        except InvalidArgument as error:
+            if not str(error).startswith(_OF_A_FILE):
+                raise
+            raise InvalidArgument(f"file: {path} cannot be an array: {error}") from None
+        with draft as array:
             flat = array.T if fortran else array
             _read_all(file, np.ndarray((array.nbytes,), np.uint8, flat), path)
     return array
