@@ -18,7 +18,7 @@ from tasks import blas, command, points, programs  # noqa: F401 - blas sets the 
 def main(arguments=None):
     options = command.parser(__doc__.splitlines()[0])
     options.add_argument("--fragments", type=command.positive, default=16)
-    options.add_argument("--mib", type=float, default=2, help="size of a fragment")
+    options.add_argument("--mib", type=command.mebibytes, default=2, help="size of a fragment")
     options.add_argument("--dims", type=command.positive, default=64)
     options.add_argument("--centres", type=command.positive, default=4)
     options.add_argument("--rounds", type=command.positive, default=20)
@@ -26,6 +26,7 @@ def main(arguments=None):
     size = int(job.mib * (1 << 20))
     if size // (8 * job.dims) < job.centres:
         options.error("a fragment must have at least as many points as there are centres")
+    command.refuse_too_large(options, job.fragments * size)
     print(
         f"{job.fragments} fragments of {job.mib:g} MiB, {job.dims} dimensions, {job.centres} "
         f"centres, {job.rounds} rounds: {points.source()}"

@@ -18,6 +18,7 @@ def main(arguments=None):
     options.add_argument("--edge", type=command.positive, default=512, help="rows of a block")
     job = options.parse_args(arguments)
     n = job.blocks
+    command.refuse_too_large(options, 3 * n**2 * 8 * job.edge**2)
     print(f"{n} x {n} blocks of {job.edge} x {job.edge} doubles, {n**3} tasks")
     return command.run(programs.Matmul(job.edge, n, n, n), job)
 

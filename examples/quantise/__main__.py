@@ -28,6 +28,7 @@ import with_store  # noqa: E402
 
 # At the end: there is a kmeans beside that folder's tasks as well as one here.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
+from tasks.command import refuse_too_large  # noqa: E402
 from tasks.nodes import program, wait_until_it_answers  # noqa: E402
 
 
@@ -41,6 +42,7 @@ def parse_arguments():
     job = parser.parse_args()
     if not (2 <= job.colours <= 256 and job.rounds >= 2 and job.workers >= 1 and job.mib >= 1):
         parser.error("colours 2 to 256, rounds from 2, workers and mib from 1")
+    refuse_too_large(parser, job.mib << 20)
     job.tiles = pictures.tiles_for(job.mib << 20)
     return job
 

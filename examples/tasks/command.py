@@ -2,11 +2,15 @@
 
 import argparse
 import contextlib
+import os
 import sys
 import time
 
 import numpy as np
 from tasks import backends, data, nodes
+
+COUNT_MAX = 1_000_000  # of workers, rounds, rows, MiB
+GIB = 1 << 30
 
 
 def parser(description):
@@ -31,10 +35,28 @@ def parser(description):
 
 
 def positive(text):
+    """For options: a count."""
     number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
+    if not 1 <= number <= COUNT_MAX:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {COUNT_MAX}")
     return number
+
+
+def mebibytes(text):
+    """For options: a size in MiB, which may have a fraction."""
+    number = float(text)
+    if not 0 < number <= COUNT_MAX:  # false for what is no number, too
+        raise argparse.ArgumentTypeError(f"must be more than 0 and at most {COUNT_MAX} MiB")
+    return number
+
+
+def refuse_too_large(options, nbytes):
+    """Ends the program, with what the machine has, if its arrays cannot be in memory."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if nbytes > memory:
+        options.error(
+            f"this needs {nbytes / GIB:.3g} GiB for its arrays, the machine has {memory / GIB:.3g}"
+        )
 
 
 def run(program, options):

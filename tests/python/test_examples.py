@@ -93,16 +93,25 @@ def test_an_engine_that_is_missing_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments, words",
+    "name, arguments, words",
     [
-        (("--backend", "pool", "--nodes", "2"), "one node only"),
-        (("--workers", "0"), "1 or more"),
-        (("--backend", "spark"), "invalid choice"),
+        ("matmul.py", ("--backend", "pool", "--nodes", "2"), "one node only"),
+        ("matmul.py", ("--workers", "0"), "from 1 to 1000000"),
+        ("matmul.py", ("--backend", "spark"), "invalid choice"),
+        ("matmul.py", ("--edge", "9" * 20), "from 1 to 1000000"),
+        ("matmul.py", ("--edge", "1000000"), "the machine has"),
+        ("kmeans.py", ("--mib", "nan"), "--mib: must be more than 0 and at most 1000000 MiB"),
+        ("kmeans.py", ("--mib", "inf"), "--mib: must be"),
+        ("kmeans.py", ("--mib", "-1"), "--mib: must be"),
+        ("kmeans.py", ("--mib", "0"), "--mib: must be"),
+        ("kmeans.py", ("--mib", "1e6", "--fragments", "1000"), "the machine has"),
+        ("quantise", ("--mib", "9" * 20), "the machine has"),
+        ("../tests/bench/apps", ("--repetitions", "-1"), "from 1 to 1000000"),
     ],
 )
-def test_bad_options(arguments, words):
-    done = example("matmul.py", *arguments)
-    assert done.returncode == 2 and words in done.stderr
+def test_bad_options(name, arguments, words):
+    done = example(name, *arguments)
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
 
 
 FAILING = """

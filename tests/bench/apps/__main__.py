@@ -23,7 +23,7 @@ import chart  # noqa: E402
 import checks  # noqa: E402
 import report  # noqa: E402
 import study  # noqa: E402
-from tasks import nodes  # noqa: E402
+from tasks import command, nodes  # noqa: E402
 
 
 def arguments():
@@ -34,7 +34,7 @@ def arguments():
     parser.add_argument("--json", metavar="FILE", help="writes the results there")
     parser.add_argument("--plots", metavar="FOLDER", help="writes a plot for each program there")
     parser.add_argument("--only", metavar="TEXT", help="cells whose name contains this")
-    parser.add_argument("--repetitions", type=int, metavar="N", help="of every cell")
+    parser.add_argument("--repetitions", type=command.positive, metavar="N", help="of every cell")
     return parser.parse_args()
 
 
