@@ -10,7 +10,7 @@ from conftest import wait_until
 from pycompss_tree import HERE, application, minicompss, needs_sources, python, tree  # noqa: F401
 
 import shmstore
-from shmstore.pycompss import _in_place, in_place
+from shmstore.pycompss import _in_files, _in_place, in_place
 
 PROGRAM = "pycompss_in_place.py"
 
@@ -119,7 +119,11 @@ def test_a_parameter_without_the_mark_cannot_write(application):  # noqa: F811
 
 
 @needs_sources
-def test_outside_of_pycompss(daemon, tree):  # noqa: F811
+@pytest.mark.kills_daemon
+@pytest.mark.parametrize("store", [True, False])
+def test_outside_of_pycompss(daemon, tree, store):  # noqa: F811
+    if not store:
+        daemon.stop()
     app = HERE / "programs" / PROGRAM
     environment = daemon.environment(**minicompss.environment(tree, tree, app))
     done = subprocess.run(
@@ -165,6 +169,70 @@ else:
     assert done.returncode == 0, done.stderr
 
 
+# --- without a store ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nowhere(daemon, application):  # noqa: F811
+    """The application, where no daemon is and none can be started."""
+    daemon.stop()
+    return application
+
+
+@needs_sources
+@pytest.mark.kills_daemon
+def test_without_a_store_it_goes_with_files(nowhere):
+    facts = nowhere(PROGRAM, "files").facts
+    (fact,) = facts["as it is"]
+    kind, inode, total, writeable = fact["seen"]
+    assert inode == 0 and total == 0 and not writeable and issubclass_in_place(kind)
+    assert fact["c"].startswith("<shmstore.pycompss.InPlace array 'files', float64 (50, 70)")
+    (fact,) = facts["changed"]
+    assert all(map(issubclass_in_place, fact["seen"]))
+    assert fact["before"] == 0 and fact["value"] == [5, 5]
+    assert facts["read"] == [{"writeable": False, "again": 50}]
+    assert facts["in the main program"] == [{"value": 2}]
+    ((text,),) = (fact["texts"] for fact in facts["warnings"])
+    assert "goes on without the store" in text
+
+
+def issubclass_in_place(name):
+    return issubclass(getattr(_in_files, name), _in_place.InPlaceArray)
+
+
+@needs_sources
+@pytest.mark.kills_daemon
+def test_without_a_store_programs_do_the_same(nowhere):
+    (fact,) = nowhere(PROGRAM, "matmul").facts["matmul"]
+    assert fact["right"] and fact["file"] > 128 * 128 * 8
+    facts = nowhere(PROGRAM, "chain").facts
+    assert facts["chain"][0]["value"] == [15, 15] and facts["chain"][0]["fortran"]
+    assert facts["not waited for"][0]["text"].startswith("array 'chain' is an argument of tasks")
+    assert facts["swapped"] == [{"c": 1, "d": 5}]
+    assert nowhere(PROGRAM, "from_a_task").facts["made"][0]["value"] == 200
+    facts = nowhere(PROGRAM, "wrong", check=False).facts
+    assert "c: Shared needs an array made by in_place(), not ndarray" in facts["task"][0]["text"]
+
+
+@needs_sources
+@pytest.mark.kills_daemon
+@pytest.mark.parametrize("how", ["environment", "configure"])
+def test_without_a_store_it_raises_if_told_to(nowhere, how):
+    told = {"SHMSTORE_PYCOMPSS_FALLBACK": "0"} if how == "environment" else {"FALLBACK": "0"}
+    done = nowhere(PROGRAM, "files", check=False, **told)
+    assert done.returncode != 0 and "Disconnected" in done.stderr and done.facts == {}
+
+
+@needs_sources
+@pytest.mark.kills_daemon
+def test_without_a_store_mistakes_are_errors_too(nowhere):
+    done = nowhere(PROGRAM, "unmarked", check=False)
+    assert done.returncode != 0 and "read-only" in done.stdout + done.stderr
+    facts = nowhere(PROGRAM, "fail", check=False).facts
+    assert "half-way" in facts["error"][0]["text"]  # and what the program has is whole
+    assert "read" not in facts
+
+
 # --- without PyCOMPSs -----------------------------------------------------------------------------
 
 
@@ -184,6 +252,46 @@ def test_layouts(shm):
         assert len(pickle.dumps(c)) < 350
     with pytest.raises(shmstore.InvalidArgument):
         in_place(np.array([None]))
+
+
+@pytest.mark.kills_daemon
+def test_each_call_may_choose_what_becomes_of_it_without_a_store(daemon, script):
+    daemon.stop()
+    done = script("""
+import pickle, warnings
+import numpy as np, shmstore
+from shmstore.pycompss import configure, in_place
+warnings.simplefilter("error")
+def fails(error, *args, **options):
+    try:
+        in_place(*args, **options)
+    except error:
+        return
+    raise SystemExit(f"{args} {options} made one")
+fails(shmstore.Disconnected, np.zeros(3), fallback=False)
+fails(RuntimeWarning, np.zeros(3))
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    from shmstore.pycompss import _config
+    _config.settings.warned = False
+    in_place(np.zeros(3))
+assert [one.filename for one in caught] == ["<string>"], caught[0]
+source = np.asfortranarray(np.arange(9.).reshape(3, 3))
+for fallback in (True, None):  # that was the one warning
+    c = in_place(source, fallback=fallback)
+    source += 1
+    assert c.read()[0, 0] == source[0, 0] - 1 and c.read().flags.f_contiguous
+c = pickle.loads(pickle.dumps(c))
+kept = []
+c.change(lambda x: (x.fill(4), kept.append(x)))
+assert np.array(c).sum() == 36 and c.shape == (3, 3) and c.dtype == float
+assert type(pickle.loads(pickle.dumps(c.read()[0]))) is np.ndarray
+fails(shmstore.InvalidArgument, np.array([None]))
+configure(fallback=False)
+fails(shmstore.Disconnected, np.zeros(3))
+in_place(np.zeros(3), fallback=True)
+""")
+    assert done.returncode == 0, done.stderr
 
 
 def test_versions(shm):

@@ -53,7 +53,8 @@ class Backend(Base):
 
     def output(self, array):
         # Else it is PyCOMPSs' affair: it makes versions of it.
-        return store.in_place(array) if self.tasks is IN_PLACE else array
+        # No copies in place of the store: that is what --data copy is.
+        return store.in_place(array, fallback=False) if self.tasks is IN_PLACE else array
 
     def run_wave(self, tasks):
         results = []

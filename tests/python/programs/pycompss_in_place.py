@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 
 import numpy as np
 from pycompss.api.api import compss_barrier, compss_wait_on
@@ -18,6 +19,8 @@ B = 128
 if "waiting" in sys.argv or os.environ.get("WAIT"):
     os.environ["WAIT"] = "1"
     configure(wait=1)
+if "FALLBACK" in os.environ:
+    configure(fallback=os.environ["FALLBACK"] != "0")
 
 
 @task(a={Type: IN, RRO: True}, b={Type: IN, RRO: True}, c={Type: INOUT, Shared: True})
@@ -139,6 +142,34 @@ def from_a_task():
     say("made", kind=type(c).__name__, value=float(c.read().sum()))
 
 
+def files():
+    """What goes with PyCOMPSs' files as well, and what of it each task is given."""
+    c = in_place(np.zeros((50, 70)), name="files")
+    wide = in_place(np.ones(1 << 20))
+    say("as it is", seen=compss_wait_on(total(c)), kind=type(c).__name__, c=repr(c))
+    for k in range(3):
+        add(wide, float(k))
+    seen = compss_wait_on([add(wide), total(wide)])
+    wide = compss_wait_on(wide)
+    say("changed", seen=[one[0] for one in seen], before=float(c.read().sum()),
+        value=[float(wide.read().min()), float(wide.read().max())])  # fmt: skip
+    x = wide.read()
+    say("read", writeable=bool(x.flags.writeable), again=compss_wait_on(total(x[:10]))[2])
+    wide.change(lambda array: array.fill(2))
+    say("in the main program", value=float(np.asarray(wide).mean()))
+
+
+def caught(part):
+    def run():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            part()
+        texts = [str(one.message) for one in caught if "store" in str(one.message)]
+        say("warnings", texts=texts)
+
+    return run
+
+
 def named(end):
     """Nobody waits for the tasks; the handles that PyCOMPSs has pickled outlive the program."""
     c, d = in_place(np.zeros(100), name="named"), in_place(np.zeros(100))
@@ -239,6 +270,7 @@ if __name__ == "__main__":
         "matmul": matmul,
         "chain": chain,
         "from_a_task": from_a_task,
+        "files": caught(files),
         "named": lambda: named(sys.argv[2]),
         "missing_wait": missing_wait,
         "late_reader": late_reader,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import warnings
 from typing import Any, Callable, Optional, TypeVar
 
@@ -36,7 +37,7 @@ def configure(
     """Sets how arrays are shared in this process; what is not given stays as it is.
 
     min_bytes: from how many bytes on an array goes through the store; 128 KiB unless set.
-    fallback: without a daemon, or when the store is full: True, warn once and pass the argument as
+    fallback: without a daemon, or when the store is full: True, warn once and pass arrays as
         PyCOMPSs does, which is what happens unless $SHMSTORE_PYCOMPSS_FALLBACK is ``0``; False,
         raise.
     wait: seconds that a task waits for an array which is changed in place while others have it; 300
@@ -62,12 +63,18 @@ def engine(name: str) -> Any:
         raise ImportError(text) from error
 
 
-def or_without(make: Callable[[], _Result], otherwise: Callable[[], _Result]) -> _Result:
-    """``make()``; without a store ``otherwise()``, after one warning, unless told to raise."""
+def or_without(
+    make: Callable[[], _Result],
+    otherwise: Callable[[], _Result],
+    falls_back: Optional[bool] = None,
+) -> _Result:
+    """``make()``; without a store ``otherwise()``, after one warning, unless told to raise: here,
+    by ``configure``, or by the environment."""
     try:
         return make()
     except NO_STORE as error:
-        falls_back = settings.fallback
+        if falls_back is None:
+            falls_back = settings.fallback
         if falls_back is None:
             falls_back = os.environ.get("SHMSTORE_PYCOMPSS_FALLBACK", "1") != "0"
         if not falls_back:
@@ -75,5 +82,13 @@ def or_without(make: Callable[[], _Result], otherwise: Callable[[], _Result]) ->
         if not settings.warned:
             settings.warned = True
             text = f"PyCOMPSs goes on without the store: {error}"
-            warnings.warn(text, RuntimeWarning, stacklevel=2)
+            warnings.warn(text, RuntimeWarning, stacklevel=_callers_level())
         return otherwise()
+
+
+def _callers_level() -> int:
+    """For ``or_without`` to warn of the line that called this package."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith(__package__):
+        frame, level = frame.f_back, level + 1
+    return level

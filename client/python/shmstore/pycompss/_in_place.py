@@ -31,7 +31,7 @@ import numpy as np
 from .. import _connect, _errors, _ext
 from .._array import SharedArray, _buffer, lease_of, milliseconds, view_on
 from .._dtype import dtype_of, dtype_text
-from ._config import settings
+from ._config import or_without, settings
 from ._program import Program, main_program, maker, process_of, sweep
 
 if TYPE_CHECKING:
@@ -111,8 +111,11 @@ class InPlace:
         """As of an ndarray."""
         return dtype_of(self._ticket.dtype)
 
+    def _label(self) -> str:
+        return str(self._ticket)
+
     def __repr__(self) -> str:
-        return f"<shmstore.pycompss.InPlace {self._ticket}, {self.dtype} {self.shape}>"
+        return f"<shmstore.pycompss.InPlace {self._label()}, {self.dtype} {self.shape}>"
 
     def read(self) -> NDArray[Any]:
         """The array, mapped read-only; as long as this exists, tasks that change it wait.
@@ -132,7 +135,7 @@ class InPlace:
         waited for since."""
         tracker = sys.modules.get("pycompss.runtime.management.object_tracker")
         if tracker is not None and tracker.OT.is_tracked(self):
-            raise RuntimeError(f"{self._ticket} is an argument of tasks: compss_wait_on it first")
+            raise RuntimeError(f"{self._label()} is an argument of tasks: compss_wait_on it first")
         with self.writing() as arrays:
             function(arrays.pop())
 
@@ -149,21 +152,43 @@ class InPlace:
 
 
 def in_place(
-    array: ArrayLike, *, name: Optional[str] = None, client: Optional[Client] = None
+    array: ArrayLike,
+    *,
+    name: Optional[str] = None,
+    fallback: Optional[bool] = None,
+    client: Optional[Client] = None,
 ) -> InPlace:
     """Copies ``array`` into the store, for tasks to change there.
 
     To be passed to parameters ``{Type: INOUT, Shared: True}``, which get it writable, and to others
     that read it. ``name`` is its name in the store, and in errors. The array goes with the main
     program that made it, in whatever way that ends; one that a worker made goes with its last
-    holder. Raises what ``shmstore.put`` raises.
+    holder.
+
+    fallback: without a daemon, or when the store is full: True, warn once and make one that
+        PyCOMPSs passes by its files, each task changing a copy; False, raise; None, as
+        ``configure`` was told.
+
+    Raises InvalidArgument for a dtype that the store does not know; AlreadyExists, saying who has
+    the name and what to do; Disconnected, NoCapacity, QuotaExceeded without fallback.
     """
     source = np.asarray(array)
+    text = dtype_text(source.dtype)
+
+    def stored() -> InPlace:
+        return _stored(source, text, name, client or settings.client or _connect.default_client())
+
+    def otherwise() -> InPlace:
+        from ._in_files import in_files
+
+        return in_files(source, name)
+
+    return or_without(stored, otherwise, fallback)
+
+
+def _stored(source: NDArray[Any], text: str, name: Optional[str], client: Client) -> InPlace:
     fortran = bool(source.flags.f_contiguous and not source.flags.c_contiguous)
-    client = client or settings.client or _connect.default_client()
-    ticket = Ticket(
-        client.store_id, 0, None, name or "", dtype_text(source.dtype), source.shape, fortran, 0
-    )
+    ticket = Ticket(client.store_id, 0, None, name or "", text, source.shape, fortran, 0)
     memory = _create(client, name, ticket.header + _HEADER_BYTES)
     lease = lease_of(memory)
     assert lease is not None
@@ -274,11 +299,16 @@ _writing: dict[tuple[int, int], InPlaceArray] = {}
 _peeking = False
 
 
+class _Found(BaseException):  # PyCOMPSs catches each Exception while it opens a file
+    def __init__(self, ticket: Any) -> None:
+        super().__init__(ticket)
+        self.ticket = ticket
+
+
 def opened(fields: tuple[Any, ...]) -> Any:
     """What unpickling calls: the array in a task, an ``InPlace`` in the main program."""
     ticket = Ticket(*fields)
-    if _peeking:
-        return ticket
+    found(ticket)
     held = _writing.get((ticket.store, ticket.id))
     if held is not None:
         return held
@@ -288,15 +318,23 @@ def opened(fields: tuple[Any, ...]) -> Any:
     return InPlace(ticket)
 
 
-@contextlib.contextmanager
-def peeking() -> Iterator[None]:
-    """Inside the block handles are opened as their tickets."""
+def peek(open_handle: Callable[[], Any]) -> Any:
+    """The ticket of the handle that ``open_handle()`` unpickles; what it returns, if that is none.
+    Nothing that comes after the ticket is read."""
     global _peeking
     _peeking = True
     try:
-        yield
+        return open_handle()
+    except _Found as there:
+        return there.ticket
     finally:
         _peeking = False
+
+
+def found(ticket: Any) -> None:
+    """What unpickling calls for a ticket: ends there if that is all ``peek`` wants to know."""
+    if _peeking:
+        raise _Found(ticket)
 
 
 @contextlib.contextmanager

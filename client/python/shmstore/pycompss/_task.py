@@ -14,7 +14,8 @@ from .. import sharing
 from .._array import lease_around
 from ..sharing import map_leaves
 from ._config import engine, or_without, settings
-from ._in_place import InPlace, InPlaceArray, Ticket, peeking, writing
+from ._in_files import FileTicket, changing
+from ._in_place import InPlace, InPlaceArray, Ticket, peek, writing
 
 _api = engine("pycompss.api.api")
 _parameter = engine("pycompss.api.parameter")
@@ -62,7 +63,8 @@ def task(*args: Any, **specs: Any) -> Callable[[Callable[..., Any]], Callable[..
     ndarray of the same memory that the main program made, writable, and while it runs nobody else
     has it; it must not keep a reference. If the task fails or its process dies, the array is
     half-written, and who opens it next (the task itself, when it is run again) gets Aborted, naming
-    the array. A reader that runs too late for its version gets NotFound; see ``InPlace``.
+    the array. A reader that runs too late for its version gets NotFound; see ``InPlace``. Without a
+    store ``in_place`` makes what PyCOMPSs passes by its files; the task gets a copy then.
 
     ValueError at decoration for marks that make no sense. Called outside of a PyCOMPSs application
     the function is simply called.
@@ -222,16 +224,19 @@ def _run(inner: Callable[..., Any], marks: _Marks, args: Any, kwargs: dict[str, 
     """In a worker: runs the task, which alone has the arrays that it changes."""
     if not marks.in_place:
         return inner(*args, **kwargs)
-    tickets = []
+    tickets, files = [], []
     for parameter in args:
         name = getattr(parameter, "name", "").replace("#kwarg_", "")
         if name in marks.in_place:
-            with peeking():
-                ticket = _deserialize(parameter.file_name.original_path, kwargs["compss_logger"])
-            if not isinstance(ticket, Ticket):
+            path = parameter.file_name.original_path
+            ticket = peek(functools.partial(_deserialize, path, kwargs["compss_logger"]))
+            if isinstance(ticket, FileTicket):
+                files.append(ticket)
+            elif isinstance(ticket, Ticket):
+                tickets.append(ticket)
+            else:
                 raise TypeError(_no_in_place(name, ticket))
-            tickets.append(ticket)
-    with writing(tickets) as arrays:
+    with changing(files), writing(tickets) as arrays:
         arrays.clear()
         try:
             return inner(*args, **kwargs)
