@@ -29,7 +29,7 @@ def parser(description):
         "--nodes",
         type=positive,
         help="dask with --data store: daemons, with the workers shared out among them "
-        "(default 2)",
+        "(default 2, with one worker 1)",
     )
     return options
 
@@ -67,6 +67,9 @@ def run(program, options):
         print(missing, file=sys.stderr)
         return 3
     stores = node_count(kind, options)
+    if kind.crosses_nodes and stores > options.workers:
+        print(f"--nodes {stores}: needs as many --workers, here {options.workers}", file=sys.stderr)
+        return 2
     with contextlib.ExitStack() as stack:
         if stores:
             sockets = stack.enter_context(nodes.started(stores, here=not kind.crosses_nodes))
@@ -90,7 +93,7 @@ def node_count(kind, options):
     """How many daemons the run needs."""
     if options.data != "store" or not kind.own_stores:
         return 0
-    return (options.nodes or 2) if kind.crosses_nodes else (options.nodes or 1)
+    return options.nodes or (min(2, options.workers) if kind.crosses_nodes else 1)
 
 
 def check(program, outputs):

@@ -72,6 +72,16 @@ def test_every_block_crosses_once_to_each_node(engine):
     assert re.search(r"every block crossed the wire once for each node", done.stdout), done.stdout
 
 
+def test_a_node_has_a_worker():
+    need("dask")
+    options = ("kmeans.py", "--backend", "dask", "--data", "store", *SMALL["kmeans.py"])
+    done = example(*options, "--nodes", "3")
+    assert done.returncode == 2 and "--nodes 3: needs as many --workers, here 2" in done.stderr
+    done = example(*options, "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    assert "once for each node (1)" in done.stdout
+
+
 def test_a_wrong_result_is_told(tmp_path):
     """The check is one: a kernel that adds something makes it fail."""
     text = (
