@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, cast
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 import numpy as np
 
 from . import _exclusive, _ext, _opened
-from ._dtype import dtype_of
 from ._errors import InvalidArgument, shown
+from ._root import buffer_of, root_on
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from typing import Literal
 
     from numpy.typing import NDArray
     from typing_extensions import Self
@@ -72,10 +70,8 @@ def lease_around(array: NDArray[Any]) -> Optional[_ext.Lease]:
 
 
 def array_on(lease: _ext.Lease) -> SharedArray:
-    """The whole array of a lease, on a plain root: see array_type.cpp for why."""
-    dtype, order = dtype_of(lease.dtype), cast("Literal['C', 'F']", lease.order)
-    root = np.ndarray.__new__(np.ndarray, lease.shape, dtype, _buffer(lease), 0, None, order)
-    return root.view(SharedArray)
+    """The whole array of a lease."""
+    return root_on(lease).view(SharedArray)
 
 
 def view_on(
@@ -86,13 +82,8 @@ def view_on(
     strides: tuple[int, ...],
 ) -> SharedArray:
     """Part of a lease's memory; offset and strides in bytes. Raises ValueError outside of it."""
-    root = np.ndarray.__new__(np.ndarray, shape, dtype, _buffer(lease), offset, strides)
+    root = np.ndarray.__new__(np.ndarray, shape, dtype, buffer_of(lease), offset, strides)
     return root.view(SharedArray)
-
-
-def _buffer(lease: _ext.Lease) -> memoryview:
-    # To the type checker; Python can only say since 3.12 that a class exports a buffer.
-    return cast("memoryview", lease)
 
 
 def milliseconds(seconds: Any, field: str = "timeout") -> Optional[int]:

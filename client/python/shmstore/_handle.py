@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import os
 import pickle
-from typing import TYPE_CHECKING, Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional, cast
 
 import numpy as np
 
 from . import _connect, _ext, _opened
-from ._array import SharedArray, array_on, lease_around, view_on
+from ._array import SharedArray, lease_around, view_on
 from ._dtype import dtype_of, dtype_text
 from ._errors import Aborted, Disconnected, InvalidArgument, NotFound
 
@@ -123,10 +123,10 @@ def open(  # noqa: A001 - the name counts in every handle
 
     Raises NotFound, saying why, for an array that is gone or in a store that cannot be reached.
     """
-    lease = _opened.find(store_id, id, mode)
-    if lease is None:
+    root = _opened.find(store_id, id, mode)
+    if root is None:
         try:
-            lease = _opened.note(_attach(store_id, id, host, mode, path), mode)
+            root = _opened.note(_attach(store_id, id, host, mode, path), mode)
         except NotFound as error:
             found = None
             if elsewhere is not None:
@@ -135,11 +135,11 @@ def open(  # noqa: A001 - the name counts in every handle
                 raise
             return found
     if view is None:
-        array = array_on(lease)
+        array = root.view(SharedArray)
     else:
         text, shape, offset, strides = view
-        dtype = dtype_of(lease.dtype if text is None else text)
-        array = view_on(lease, dtype, shape, offset, strides)
+        dtype = root.dtype if text is None else dtype_of(text)
+        array = view_on(cast("_ext.Lease", root.base), dtype, shape, offset, strides)
     if mode == "W" and array.flags.writeable:
         array.flags.writeable = False
     return array

@@ -16,59 +16,76 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from . import _ext
 from ._errors import InvalidArgument
+from ._root import root_on
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _ASK_AGAIN_S = 10
-
-#: In which state an array stays what it is while it is held, by the mode of its handle.
-_LASTING = {"r": "sealed", "w": "mutable"}
 
 _Key = tuple[int, int, str]  # store, id, mode
 
 
 class _Opened(weakref.ref):  # type: ignore[type-arg]
-    """A lease, weakly, and when the daemon granted it."""
+    """A lease, weakly, and what is to be known when the next handle of its array comes.
 
-    __slots__ = ("granted", "key")
+    That is often right after a computation that has emptied the processor's caches, when every
+    object touched costs: hence the root is remembered as well, and the order of use is not kept but
+    made when something has to go.
+    """
+
+    __slots__ = ("granted", "held", "key", "queued", "root", "used")
     key: _Key
-    granted: float
+    granted: float  #: When the daemon granted the lease.
+    used: float  #: When a handle was opened on it last.
+    queued: float  #: ``used``, as of when it got its place in ``_held``.
+    root: weakref.ref[NDArray[Any]]  #: What whole arrays are made on.
+    held: Optional[NDArray[Any]]  #: The root, if it is in ``_held``.
 
 
 _lock = threading.RLock()  # Collecting garbage may open handles.
 _opened: dict[_Key, _Opened] = {}
-_held: OrderedDict[_Key, _ext.Lease] = OrderedDict()  # The latest used at the end.
+_held: OrderedDict[_Key, _Opened] = OrderedDict()  # By ``queued``.
 _held_bytes = 0
 _held_bytes_max = 0
 
 
-def find(store_id: int, id: int, mode: str) -> Optional[_ext.Lease]:
-    """A lease of this process that a handle can be opened on as it is, or None."""
-    key = (store_id, id, mode)
-    found = _opened.get(key)
-    if found is None or time.monotonic() - found.granted > _ASK_AGAIN_S:
+def find(store_id: int, id: int, mode: str) -> Optional[NDArray[Any]]:
+    """The root on a lease of this process that a handle can be opened on as it is, or None."""
+    opened = _opened.get((store_id, id, mode))
+    if opened is None:
         return None
-    lease: Optional[_ext.Lease] = found()
-    if lease is None or not lease.valid or lease.inherited or lease.state != _LASTING[mode]:
+    lease: Optional[_ext.Lease] = opened()
+    now = time.monotonic()
+    if lease is None or lease.opens != mode or now - opened.granted > _ASK_AGAIN_S:
         return None
-    if _held_bytes_max:
-        _hold(key, lease)
-    return lease
+    root = opened.root()
+    if root is None:  # The lease serves views of part of the array only.
+        root = root_on(lease)
+        opened.root = weakref.ref(root)
+    opened.used = now
+    if _held_bytes_max and opened.held is None:
+        _hold(opened, root, lease.nbytes)
+    return root
 
 
-def note(lease: _ext.Lease, mode: str) -> _ext.Lease:
-    """Remembers a lease that the daemon has just granted for a handle; returns it."""
-    if lease.state != _LASTING.get(mode) or (mode == "w") != (lease.access == "r+"):
-        return lease
-    key = (lease.store_id, lease.id, mode)
+def note(lease: _ext.Lease, mode: str) -> NDArray[Any]:
+    """Remembers a lease that the daemon has just granted for a handle; returns the root on it."""
+    root = root_on(lease)
+    if lease.opens != mode:
+        return root
     opened = _Opened(lease, _forget)
-    opened.key, opened.granted = key, time.monotonic()
-    _opened[key] = opened
+    opened.key = (lease.store_id, lease.id, mode)
+    opened.granted = opened.used = opened.queued = time.monotonic()
+    opened.root, opened.held = weakref.ref(root), None
+    _opened[opened.key] = opened
     if _held_bytes_max:
-        _hold(key, lease)
-    return lease
+        _hold(opened, root, lease.nbytes)
+    return root
 
 
 def sealed_here(lease: _ext.Lease) -> None:
@@ -81,7 +98,7 @@ def sealed_here(lease: _ext.Lease) -> None:
 
 def is_open(store_id: int, id: int) -> bool:
     """Whether this process has an array that it got by a handle of this one, or holds it."""
-    return any((store_id, id, mode) in _opened for mode in _LASTING)
+    return any((store_id, id, mode) in _opened for mode in ("r", "w"))
 
 
 def holds_mutable() -> bool:
@@ -125,28 +142,34 @@ def _forget(opened: Any) -> None:
         _opened.pop(opened.key, None)
 
 
-def _hold(key: _Key, lease: _ext.Lease) -> None:
+def _hold(opened: _Opened, root: NDArray[Any], nbytes: int) -> None:
     global _held_bytes
     with _lock:
-        if _held.get(key) is lease:
-            _held.move_to_end(key)
-            return
-        _drop(key)
-        _held[key] = lease
-        _held_bytes += lease.nbytes
+        _drop(opened.key)
+        opened.queued, opened.held = opened.used, root
+        _held[opened.key] = opened
+        _held_bytes += nbytes
         _make_room()
 
 
 def _make_room() -> None:
     while _held and (_held_bytes > _held_bytes_max or not _held_bytes_max):
-        _drop(next(iter(_held)))
+        key, opened = next(iter(_held.items()))
+        if opened.used == opened.queued or not _held_bytes_max:
+            _drop(key)
+        else:  # It was used meanwhile: its place is further back.
+            opened.queued = opened.used
+            _held.move_to_end(key)
 
 
 def _drop(key: _Key) -> None:
     global _held_bytes
-    lease = _held.pop(key, None)
-    if lease is not None:
+    opened = _held.pop(key, None)
+    if opened is not None:
+        lease = opened()
+        assert lease is not None and opened.held is not None
         _held_bytes -= lease.nbytes
+        opened.held = None
 
 
 def _after_fork_in_child() -> None:

@@ -64,6 +64,12 @@ const char* Lease::sealed() const noexcept {
   return nullptr;
 }
 
+const char* Lease::opens() const noexcept {
+  if (!valid() || inherited()) return "";
+  if (state_ == State::sealed && access_ == Access::read) return "r";
+  return state_ == State::mutable_ && access_ == Access::write ? "w" : "";
+}
+
 nb::tuple Lease::shape() const {
   nb::list dims;
   for (const std::uint64_t dim : shape_) dims.append(dim);
@@ -236,6 +242,7 @@ void bind_lease(nb::module_& module) {
       .def_prop_ro("sealed", &Lease::sealed, nb::sig("def sealed(self) -> str | None"))
       .def_prop_ro("creator", &Lease::creator)
       .def_prop_ro("inherited", &Lease::inherited)
+      .def_prop_ro("opens", &Lease::opens)
       .def_prop_ro("socket_path", &Lease::socket_path)
       .def("seal", &Lease::seal, nb::arg("hard"), nb::arg("wait_ms").none())
       .def("handover", &Lease::handover)

@@ -44,6 +44,9 @@ class Lease {
   [[nodiscard]] const char* sealed() const noexcept;  ///< Null when not sealed.
   [[nodiscard]] bool creator() const noexcept { return creator_; }
   [[nodiscard]] bool inherited() const noexcept { return array_.inherited(); }
+  /// The mode of those handles that can be opened on this lease as it is, with no round trip, or
+  /// "": nobody can change a sealed array, and nobody can seal a mutable one that is held `r+`.
+  [[nodiscard]] const char* opens() const noexcept;
   [[nodiscard]] std::string socket_path() const { return client_.socket_path(); }
 
   // -- what it does; blocks, gives the GIL back -------------------------------------------------

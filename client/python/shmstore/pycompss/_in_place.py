@@ -29,8 +29,9 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 import numpy as np
 
 from .. import _connect, _errors, _ext
-from .._array import SharedArray, _buffer, lease_of, milliseconds, view_on
+from .._array import SharedArray, lease_of, milliseconds, view_on
 from .._dtype import dtype_of, dtype_text
+from .._root import buffer_of
 from ._config import or_without, settings
 from ._program import Program, main_program, maker, process_of, sweep
 
@@ -284,7 +285,7 @@ def _versioned(ticket: Ticket, mode: str) -> _ext.Lease:
 
 
 def _header(ticket: Ticket, lease: _ext.Lease) -> NDArray[np.uint64]:
-    return np.ndarray.__new__(np.ndarray, (1,), np.uint64, _buffer(lease), ticket.header)
+    return np.ndarray.__new__(np.ndarray, (1,), np.uint64, buffer_of(lease), ticket.header)
 
 
 def _array(ticket: Ticket, lease: _ext.Lease) -> InPlaceArray:
