@@ -112,7 +112,7 @@ Call* CallList::find(std::uint64_t request) const noexcept {
 // -- Connection: sending
 // ---------------------------------------------------------------------------
 
-Connection::Connection(SessionSocket socket, const protocol::HelloReply& hello)
+Connection::Connection(UninheritedFd socket, const protocol::HelloReply& hello)
     : socket_(std::move(socket)), hello_(hello) {}
 
 Result<void> Connection::call(Call& call, const Interrupted& interrupted) {

@@ -128,7 +128,7 @@ class CallList {
 
 class Connection {
  public:
-  Connection(SessionSocket socket, const protocol::HelloReply& hello);
+  Connection(UninheritedFd socket, const protocol::HelloReply& hello);
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
@@ -203,7 +203,7 @@ class Connection {
   void do_chores() noexcept;
 
   // Constant.
-  SessionSocket socket_;
+  UninheritedFd socket_;
   protocol::HelloReply hello_;
 
   // Order of locks: send_mutex_, mutex_, then ForkGuard. Neither is held while waiting.

@@ -1,7 +1,3 @@
-#include <sys/mman.h>
-#include <unistd.h>
-
-#include <cstring>
 #include <memory>
 #include <string>
 #include <utility>
@@ -21,8 +17,6 @@ namespace client_internal {
 
 namespace {
 
-/// From this size on one system call maps all pages faster than a fault for each of them.
-constexpr std::uint64_t kPopulateBytes = 256U << 10U;
 /// The daemon pre-faults memory before it answers: its guard grows with the size.
 constexpr std::uint64_t kSlowestBytesPerMs = 32U << 10U;
 
@@ -37,15 +31,6 @@ std::uint16_t flags_of(const CreateOptions& options) {
   if (options.replace) flags |= protocol::kCreateReplace;
   if (options.hard) flags |= protocol::kCreateHard;
   return static_cast<std::uint16_t>(flags);
-}
-
-/// A hint: where it fails the copy faults the pages in one by one.
-void populate(std::byte* data, std::uint64_t bytes) {
-  if (bytes < kPopulateBytes) return;
-  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<std::uintptr_t>(data) / page * page;
-  const auto end = (reinterpret_cast<std::uintptr_t>(data) + bytes + page - 1) / page * page;
-  static_cast<void>(madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_WRITE));
 }
 
 }  // namespace
@@ -110,13 +95,15 @@ Result<std::unique_ptr<Lease>> create(const std::shared_ptr<State>& state, Creat
   call.add_text(options.attrs);
   call.server_wait = options.timeout;
   call.dont_fork = what.dont_fork;
+  call.keep_descriptor = !what.content.empty();
   if (call.server_wait) {
     *call.server_wait += std::chrono::milliseconds(what.bytes / kSlowestBytesPerMs);
   }
   Result<std::shared_ptr<Connection>> connection = state->call(call);
   what.granted = call.replied();
   if (!connection) return connection.error();
-  if (Result<void> adopted = lease->adopt(std::move(*connection), call); !adopted) {
+  if (Result<void> adopted = lease->adopt(std::move(*connection), call, what.content);
+      !adopted) {
     return adopted.error();
   }
   return lease;
@@ -150,16 +137,12 @@ Result<AnyArray> Client::put_any(std::string_view name, std::string_view dtype,
     // A child that another thread forks meanwhile would inherit the writable map, and the kernel
     // would refuse the hard seal while it lives. Nobody can know this draft yet, so it need not.
     what->dont_fork = !options.is_mutable && (options.hard || (options.perms & 077U) != 0);
+    what->content = bytes;
+    // On an error the draft is aborted by the end of its lease.
     Result<std::unique_ptr<Lease>> lease = client_internal::create(state_, *what, options);
     if (!lease) return lease.error();
-    Lease& draft = **lease;
-    if (!bytes.empty()) {
-      client_internal::populate(draft.data_, draft.bytes_);
-      std::memcpy(draft.data_, bytes.data(), bytes.size());
-    }
     if (!options.is_mutable) {
-      // On an error the draft is aborted by the end of its lease.
-      if (Result<void> sealed = draft.seal({}); !sealed) return sealed.error();
+      if (Result<void> sealed = (*lease)->seal({}); !sealed) return sealed.error();
     }
     return AnyArray(std::move(*lease));
   });

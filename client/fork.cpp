@@ -1,6 +1,6 @@
 // Model: one gate (a read-write lock) stands between fork() and all short moments of ForkGuard.
-// Invariant: whenever no ForkGuard is held, every map and every session socket of the process is
-// listed by an object, and all leaf locks are free. prepare() takes the gate for writing, so the
+// Invariant: whenever no ForkGuard is held, every map and every descriptor of the process that a
+// child shall not have is listed by an object, and all leaf locks are free. prepare() takes the gate for writing, so the
 // child finds exactly that; the child gets a fresh gate, because the old one still counts threads
 // that do not exist there.
 #include "client/fork.hpp"
@@ -23,8 +23,8 @@ namespace {
 /// Never destroyed: handles may outlive static destruction.
 struct Globals {
   pthread_rwlock_t gate{};
-  std::mutex sockets_mutex;
-  std::vector<int> sockets;
+  std::mutex uninherited_mutex;
+  std::vector<int> uninherited;
   std::atomic<std::uint64_t>* word = nullptr;  ///< On the page that a child finds wiped.
   std::atomic<std::uint64_t> epoch{1};         ///< What the word holds, to count on from.
   std::atomic<void (*)()> in_child{nullptr};
@@ -59,8 +59,8 @@ void after_fork_in_child() {
   Globals& globals = *g_globals;
   if (!globals.fork_holds_gate) return;
   globals.fork_holds_gate = false;
-  for (int fd : globals.sockets) ::close(fd);
-  globals.sockets.clear();
+  for (int fd : globals.uninherited) ::close(fd);
+  globals.uninherited.clear();
   const std::uint64_t epoch = globals.epoch.load(std::memory_order_relaxed) + 1;
   globals.epoch.store(epoch, std::memory_order_relaxed);
   globals.word->store(epoch, std::memory_order_relaxed);
@@ -110,21 +110,21 @@ ForkGuard::~ForkGuard() {
   if (held_) pthread_rwlock_unlock(&g_globals->gate);
 }
 
-SessionSocket::SessionSocket(int fd) : fd_(fd), epoch_(process_epoch()) {
+UninheritedFd::UninheritedFd(int fd) : fd_(fd), epoch_(process_epoch()) {
   const ForkGuard guard;
-  const std::lock_guard lock(g_globals->sockets_mutex);
+  const std::lock_guard lock(g_globals->uninherited_mutex);
   try {
-    g_globals->sockets.push_back(fd);
+    g_globals->uninherited.push_back(fd);
   } catch (...) {
     ::close(fd);
     throw;
   }
 }
 
-SessionSocket::SessionSocket(SessionSocket&& other) noexcept
+UninheritedFd::UninheritedFd(UninheritedFd&& other) noexcept
     : fd_(std::exchange(other.fd_, -1)), epoch_(other.epoch_) {}
 
-SessionSocket& SessionSocket::operator=(SessionSocket&& other) noexcept {
+UninheritedFd& UninheritedFd::operator=(UninheritedFd&& other) noexcept {
   if (this != &other) {
     close();
     fd_ = std::exchange(other.fd_, -1);
@@ -133,17 +133,17 @@ SessionSocket& SessionSocket::operator=(SessionSocket&& other) noexcept {
   return *this;
 }
 
-SessionSocket::~SessionSocket() {
+UninheritedFd::~UninheritedFd() {
   close();
 }
 
-void SessionSocket::close() noexcept {
+void UninheritedFd::close() noexcept {
   if (fd_ < 0) return;
   // A child's handler has closed it already; its number may be somebody else's by now.
   if (own() && epoch_ != 0) {
     const ForkGuard guard;
-    const std::lock_guard lock(g_globals->sockets_mutex);
-    std::erase(g_globals->sockets, fd_);
+    const std::lock_guard lock(g_globals->uninherited_mutex);
+    std::erase(g_globals->uninherited, fd_);
     ::close(fd_);
   }
   fd_ = -1;

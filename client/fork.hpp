@@ -41,16 +41,16 @@ class ForkGuard {
   bool held_ = false;
 };
 
-/// A session's socket: closed in forked children, so that the daemon sees the end of the session
-/// when the parent closes it. Move-only.
-class SessionSocket {
+/// A descriptor that is closed in forked children: a session's socket, so that the daemon sees the
+/// end of the session when the parent closes it; a segment that is being written. Move-only.
+class UninheritedFd {
  public:
-  SessionSocket() noexcept = default;
+  UninheritedFd() noexcept = default;
   /// Takes `fd` over. Throws std::bad_alloc, having closed it.
-  explicit SessionSocket(int fd);
-  SessionSocket(SessionSocket&& other) noexcept;
-  SessionSocket& operator=(SessionSocket&& other) noexcept;
-  ~SessionSocket();
+  explicit UninheritedFd(int fd);
+  UninheritedFd(UninheritedFd&& other) noexcept;
+  UninheritedFd& operator=(UninheritedFd&& other) noexcept;
+  ~UninheritedFd();
 
   [[nodiscard]] int fd() const noexcept { return fd_; }
   [[nodiscard]] bool valid() const noexcept { return fd_ >= 0; }

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -25,8 +26,11 @@ class Lease {
 
   /// Takes over what a successful create, attach or cached reply granted, and maps it. From its
   /// first line on, the grant is this object's to give back, also if the rest fails.
-  /// Errors: no_capacity (no room for the descriptor or the map), protocol_error.
-  [[nodiscard]] Result<void> adopt(std::shared_ptr<Connection> connection, Call& call);
+  /// `content`: all bytes of an array that this call made, keeping the descriptor; written first.
+  /// Errors: no_capacity (no room for the descriptor or the map), protocol_error,
+  /// invalid_argument (the content cannot be read).
+  [[nodiscard]] Result<void> adopt(std::shared_ptr<Connection> connection, Call& call,
+                                   std::span<const std::byte> content = {});
 
   /// Unmaps, then gives the grant back and waits for the answer; a creator's draft is aborted. In
   /// a forked child only unmaps.
@@ -68,6 +72,7 @@ class Lease {
  private:
   Result<void> describe(const protocol::ArrayBody& body, std::span<const std::byte> tail);
   Result<void> map(Call& call);
+  Result<void> write(Call& call, std::span<const std::byte> content);
   Result<MapOutcome> fetch_segment();
   Result<OwnedFd> fetch_descriptor();
   bool is_dropped() const noexcept;

@@ -25,7 +25,7 @@ struct Places {
 
 struct Found {
   Candidate candidate;
-  SessionSocket socket;
+  UninheritedFd socket;
   protocol::HelloReply hello;
 };
 

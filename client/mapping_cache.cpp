@@ -159,6 +159,8 @@ struct MappingCache::Impl {
   Counts counts;
 
   MapRef find(const Key& key, std::size_t bytes) noexcept;
+  /// REQUIRES: a ForkGuard.
+  MapOutcome map(const SegmentView& view, int fd) noexcept;
   void set_staying(Mapping& mapping, bool stays) noexcept;
   void reserve_in_child() noexcept;
   /// Lists a map that was just made, or ends it again if another thread was faster.
@@ -249,22 +251,31 @@ MapRef MappingCache::find(const SegmentView& view) noexcept {
 MapOutcome MappingCache::install(const SegmentView& view, OwnedFd taken) noexcept {
   const ForkGuard guard;
   const OwnedFd fd = std::move(taken);  // Closed before the guard goes.
+  return impl_->map(view, fd.get());
+}
+
+MapOutcome MappingCache::install(const SegmentView& view, const UninheritedFd& fd) noexcept {
+  const ForkGuard guard;
+  return impl_->map(view, fd.fd());
+}
+
+MapOutcome MappingCache::Impl::map(const SegmentView& view, int fd) noexcept {
   if (!sane(view)) return problem(MapProblem::bad_range);
-  if (!fits(view, fd.get())) return problem(MapProblem::bad_descriptor);
+  if (!fits(view, fd)) return problem(MapProblem::bad_descriptor);
   const Key key = key_of(view);
   const bool is_private = view.access == Access::copy;
   MapOutcome outcome;
-  if (!is_private) outcome.ref = impl_->find(key, view.segment_bytes);
+  if (!is_private) outcome.ref = find(key, view.segment_bytes);
   if (outcome.ref.valid()) return outcome;
 
-  void* const base = map_file(view, fd.get(), protection(view.access), is_private);
+  void* const base = map_file(view, fd, protection(view.access), is_private);
   if (base == MAP_FAILED) return mmap_problem();
   auto* mapping = new (std::nothrow) Mapping{key, base, view.segment_bytes};
   if (mapping == nullptr) {
     munmap(base, view.segment_bytes);
     return problem(MapProblem::no_memory);
   }
-  outcome.ref = impl_->add(mapping, is_private, stays_here(view, is_private));
+  outcome.ref = add(mapping, is_private, stays_here(view, is_private));
   return outcome;
 }
 

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "client/fork.hpp"
 #include "client/owned_fd.hpp"
 #include "shmstore/array.hpp"
 #include "shmstore/error.hpp"
@@ -80,6 +81,8 @@ class MappingCache {
   /// Maps the segment behind `fd`, after checking that it cannot shrink under the map, and closes
   /// `fd`. If there is a shared map already, that is what comes back.
   [[nodiscard]] MapOutcome install(const SegmentView& view, OwnedFd fd) noexcept;
+  /// Likewise; `fd` stays open.
+  [[nodiscard]] MapOutcome install(const SegmentView& view, const UninheritedFd& fd) noexcept;
 
   /// From now on find() does not know the map; references stay.
   void hide(MapRef& ref) noexcept;

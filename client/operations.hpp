@@ -1,6 +1,7 @@
 #pragma once
 /// The operations on arrays behind Client's methods.
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -21,6 +22,7 @@ struct CreateCall {
   std::uint64_t ttl_ms = 0;
   std::int64_t timeout_ms = 0;
   std::uint16_t flags = 0;  ///< protocol::kCreate…
+  std::span<const std::byte> content;  ///< All its bytes; empty: the caller writes it.
   bool dont_fork = false;   ///< Map it so that forked children do not inherit it.
   bool granted = false;     ///< Set by create(): the daemon made it, whatever came after.
 };

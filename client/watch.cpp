@@ -21,7 +21,7 @@ using Clock = std::chrono::steady_clock;
 /// A session that only receives. It has no followers: one thread uses it at a time.
 class WatchState {
  public:
-  WatchState(std::shared_ptr<State> state, SessionSocket socket)
+  WatchState(std::shared_ptr<State> state, UninheritedFd socket)
       : state_(std::move(state)), socket_(std::move(socket)) {}
 
   Result<void> subscribe(std::string_view prefix) {
@@ -82,7 +82,7 @@ class WatchState {
   }
 
   std::shared_ptr<State> state_;
-  SessionSocket socket_;
+  UninheritedFd socket_;
   FrameBuffer buffer_;
 };
 

@@ -223,7 +223,7 @@ Opened open_session(const Candidate& candidate, const Interrupted& interrupted) 
   std::memcpy(address.sun_path, candidate.path.data(), candidate.path.size());
   const int fd = ::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
   if (fd < 0) return connect_failed(candidate.path, errno);
-  SessionSocket socket(fd);
+  UninheritedFd socket(fd);
   if (!set_timeouts(fd)) return connect_failed(candidate.path, errno);
   if (const int number = connect_in_slices(fd, address, interrupted); number != 0) {
     if (number == EINTR) return failed(OpenProblem::other, ErrorCode::aborted, "interrupted");

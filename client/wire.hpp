@@ -90,7 +90,7 @@ enum class OpenProblem : std::uint8_t {
 struct Opened {
   OpenProblem problem = OpenProblem::none;
   Error error;  ///< When there is a problem.
-  SessionSocket socket;
+  UninheritedFd socket;
   protocol::HelloReply hello;
 };
 

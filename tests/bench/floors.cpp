@@ -91,6 +91,17 @@ void fill_cold_memfd(std::span<const std::byte> source) {
   ::close(fd);
 }
 
+void write_cold_memfd(std::span<const std::byte> source) {
+  const int fd = ::memfd_create("floor", MFD_CLOEXEC);
+  if (fd < 0) std::abort();
+  while (!source.empty()) {
+    const ssize_t written = ::write(fd, source.data(), source.size());
+    if (written <= 0) std::abort();
+    source = source.subspan(static_cast<std::size_t>(written));
+  }
+  ::close(fd);
+}
+
 std::size_t processors() {
   return allowed().size();
 }

@@ -26,6 +26,8 @@ class PingPong {
 
 /// Copies into a fresh memfd of the same size, as a first writer has to: every page is new.
 void fill_cold_memfd(std::span<const std::byte> source);
+/// Writes into a fresh memfd of the same size without mapping it: the kernel need not clear pages.
+void write_cold_memfd(std::span<const std::byte> source);
 
 /// The processors that this process may use, as it was started.
 [[nodiscard]] std::size_t processors();

@@ -4,7 +4,7 @@
 // Workloads, in this order, each interleaved in blocks with the floor it is compared with:
 //   round trips      64 B ping-pong with a bare process ↔ ping, on one core, then on two
 //   small operations create, attach, release of 4 KiB ↔ attach of 1 GiB (two cores)
-//   bandwidth        put of S bytes ↔ warm memcpy of S ↔ filling a fresh memfd of S (unpinned)
+//   bandwidth        put of S bytes ↔ warm memcpy of S ↔ a fresh memfd of S, filled or written
 #include <cstdio>
 #include <cstdlib>
 #include <exception>

@@ -29,7 +29,7 @@ TABLE = [
     ("operations of 1 GiB, us", [("attach_1GiB_us", "attach_us"), ("release_1GiB_us", None)]),
     ("bandwidth, GB/s", [(f"put_{size}_gbps", f"{floor}_{size}_gbps")
                          for size in ("64KiB", "256KiB", "1MiB", "16MiB", "64MiB", "256MiB", "1GiB")
-                         for floor in ("memcpy", "fill_cold")]),
+                         for floor in ("memcpy", "fill_cold", "write_cold")]),
 ]
 
 

@@ -90,17 +90,21 @@ void bandwidth(Client& client, const Plan& plan, const Size& size, Report& repor
   std::vector<std::byte> target(size.bytes, std::byte{2});  // both warm
   const std::uint64_t shape[] = {size.bytes};
   const auto gbps = [&](double us) { return static_cast<double>(size.bytes) / us / 1000; };
-  Samples put, copy, cold;
+  Samples put, copy, cold, written;
   const int blocks = size.bytes >= kGib ? plan.large_blocks : plan.blocks;
   for (int block = 0; block < blocks; ++block) {
     put.begin_block();
     copy.begin_block();
     cold.begin_block();
+    written.begin_block();
     for (int i = 0; i < size.per_block; ++i) {
       copy.add(gbps(microseconds([&] { copy_bytes(target, source); })));
     }
     for (int i = 0; i < size.per_block; ++i) {
       cold.add(gbps(microseconds([&] { fill_cold_memfd(source); })));
+    }
+    for (int i = 0; i < size.per_block; ++i) {
+      written.add(gbps(microseconds([&] { write_cold_memfd(source); })));
     }
     for (int i = 0; i < size.per_block; ++i) {
       AnyArray array;
@@ -113,6 +117,7 @@ void bandwidth(Client& client, const Plan& plan, const Size& size, Report& repor
   report.samples("put_" + name + "_gbps", put);
   report.samples("memcpy_" + name + "_gbps", copy);
   report.samples("fill_cold_" + name + "_gbps", cold);
+  report.samples("write_cold_" + name + "_gbps", written);
 }
 
 }  // namespace

@@ -24,7 +24,7 @@ void measure_round_trips(Client& client, const Plan& plan, Report& report);
 /// 1 GiB after touching every page.
 void measure_small_operations(Client& client, const Plan& plan, Report& report);
 
-/// put of S bytes beside a warm memcpy and the filling of a fresh memfd of S bytes.
+/// put of S bytes beside a warm memcpy and a fresh memfd of S bytes, filled and written.
 void measure_bandwidth(Client& client, const Plan& plan, Report& report);
 
 }  // namespace shmstore::bench

@@ -84,17 +84,18 @@ def touched(handle, write, rounds):
 
 
 def publishing(mode):
-    """What it costs to put an array into the store, beside filling a fresh memfd with the same
-    bytes in the same (one) thread; and to publish one that was made in the store."""
+    """What it costs to put an array into the store, beside a fresh memfd that gets the same bytes in
+    the same (one) thread, through a map or written; and to publish one made in the store."""
     size = (256 if mode == "quick" else 2048) * MIB
     source = np.random.default_rng(0).random(size // 8)
-    put, fill, in_place = [], [], []
+    put, fill, write, in_place = [], [], [], []
     client = shm.connect(os.environ["SHMSTORE_SOCKET"])
     for _ in range(1 if mode == "quick" else 5):
         settled(client)
         put.append(timed(lambda: client.put(None, source)))
         settled(client)
         fill.append(filled_memfd(source))
+        write.append(written_memfd(source))
         draft = shm.empty(source.shape, client=client)
         np.copyto(draft, source)  # the program's own work
         in_place.append(timed(lambda draft=draft: shm.share(draft)))
@@ -104,6 +105,7 @@ def publishing(mode):
         "apps_publish_bytes": size,
         "apps_publish_s": statistics.median(put),
         "apps_fill_memfd_s": floor,
+        "apps_write_memfd_s": statistics.median(write),
         "apps_publish_ratio": statistics.median(put) / floor,
         "apps_publish_in_place_ratio": statistics.median(in_place) / floor,
         "apps_publish_in_place_ms": statistics.median(in_place) * 1000,
@@ -125,6 +127,15 @@ def settled(client):
         if engine.clock() > until:
             sys.exit("the store still holds memory")
         time.sleep(0.01)
+
+
+def written_memfd(source):
+    started = engine.clock()
+    with open(os.memfd_create("shmbench"), "wb", buffering=0) as file:
+        rest = memoryview(source).cast("B")
+        while rest:
+            rest = rest[file.write(rest):]
+        return engine.clock() - started
 
 
 def filled_memfd(source):
