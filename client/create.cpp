@@ -102,8 +102,7 @@ Result<std::unique_ptr<Lease>> create(const std::shared_ptr<State>& state, Creat
   Result<std::shared_ptr<Connection>> connection = state->call(call);
   what.granted = call.replied();
   if (!connection) return connection.error();
-  if (Result<void> adopted = lease->adopt(std::move(*connection), call, what.content);
-      !adopted) {
+  if (Result<void> adopted = lease->adopt(std::move(*connection), call, what.content); !adopted) {
     return adopted.error();
   }
   return lease;

@@ -1,8 +1,8 @@
 // Model: one gate (a read-write lock) stands between fork() and all short moments of ForkGuard.
 // Invariant: whenever no ForkGuard is held, every map and every descriptor of the process that a
-// child shall not have is listed by an object, and all leaf locks are free. prepare() takes the gate for writing, so the
-// child finds exactly that; the child gets a fresh gate, because the old one still counts threads
-// that do not exist there.
+// child shall not have is listed by an object, and all leaf locks are free. prepare() takes the
+// gate for writing, so the child finds exactly that; the child gets a fresh gate, because the old
+// one still counts threads that do not exist there.
 #include "client/fork.hpp"
 
 #include <pthread.h>

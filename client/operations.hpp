@@ -21,10 +21,10 @@ struct CreateCall {
   std::uint64_t bytes = 0;
   std::uint64_t ttl_ms = 0;
   std::int64_t timeout_ms = 0;
-  std::uint16_t flags = 0;  ///< protocol::kCreate…
+  std::uint16_t flags = 0;             ///< protocol::kCreate…
   std::span<const std::byte> content;  ///< All its bytes; empty: the caller writes it.
-  bool dont_fork = false;   ///< Map it so that forked children do not inherit it.
-  bool granted = false;     ///< Set by create(): the daemon made it, whatever came after.
+  bool dont_fork = false;              ///< Map it so that forked children do not inherit it.
+  bool granted = false;  ///< Set by create(): the daemon made it, whatever came after.
 };
 
 /// Checks everything that needs no daemon. Errors: invalid_argument.

@@ -32,8 +32,7 @@ bool may_write_file(std::uint64_t end) noexcept {
 
 Result<void> write_file(int fd, std::uint64_t offset, std::span<const std::byte> content) {
   while (!content.empty()) {
-    const ssize_t written =
-        pwrite(fd, content.data(), content.size(), static_cast<off_t>(offset));
+    const ssize_t written = pwrite(fd, content.data(), content.size(), static_cast<off_t>(offset));
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) return write_error(errno);
     if (written == 0) return write_error(ENOSPC);

@@ -13,7 +13,7 @@ namespace shmstore::client_internal {
 /// (RLIMIT_FSIZE) counts for memory files too, and a write beyond it is a signal.
 [[nodiscard]] bool may_write_file(std::uint64_t end) noexcept;
 
-/// Writes all of `content` at `offset` of a file that is long enough. Blocks for the time of a copy.
+/// Writes all of `content` at `offset` of a file that is long enough; blocks for as long as a copy.
 /// Errors: invalid_argument (`content` cannot be read), no_capacity (no memory), internal.
 [[nodiscard]] Result<void> write_file(int fd, std::uint64_t offset,
                                       std::span<const std::byte> content);

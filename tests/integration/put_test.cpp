@@ -16,8 +16,8 @@ constexpr std::size_t kBytes = 1 << 20;
 class HalfReadable {
  public:
   HalfReadable()
-      : memory_(::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-                       0)) {
+      : memory_(
+            ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) {
     REQUIRE(memory_ != MAP_FAILED);
     REQUIRE(::mprotect(static_cast<std::byte*>(memory_) + kBytes / 2, kBytes / 2, PROT_NONE) == 0);
   }

@@ -84,8 +84,8 @@ def touched(handle, write, rounds):
 
 
 def publishing(mode):
-    """What it costs to put an array into the store, beside a fresh memfd that gets the same bytes in
-    the same (one) thread, through a map or written; and to publish one made in the store."""
+    """What it costs to put an array into the store, beside a fresh memfd that gets the same bytes
+    in the same (one) thread, through a map or written; and to publish one made in the store."""
     size = (256 if mode == "quick" else 2048) * MIB
     source = np.random.default_rng(0).random(size // 8)
     put, fill, write, in_place = [], [], [], []
