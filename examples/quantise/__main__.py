@@ -28,6 +28,7 @@ import with_store  # noqa: E402
 
 # At the end: there is a kmeans beside that folder's tasks as well as one here.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
+from tasks import ending  # noqa: E402
 from tasks.command import refuse_too_large  # noqa: E402
 from tasks.nodes import program, wait_until_it_answers  # noqa: E402
 
@@ -126,6 +127,7 @@ def print_table(store, copies):
 
 def main():
     job = parse_arguments()
+    ending.on_sigterm()
     names = " and ".join(pictures.photographs())
     print(f"Colour quantisation of two photographs ({names}), tiled {job.tiles // 2} times each")
     print(f"{job.colours} colours, {job.rounds} rounds, {job.workers} worker processes\n")

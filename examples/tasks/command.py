@@ -7,7 +7,7 @@ import sys
 import time
 
 import numpy as np
-from tasks import backends, data, nodes
+from tasks import backends, data, ending, nodes
 
 COUNT_MAX = 1_000_000  # of workers, rounds, rows, MiB
 GIB = 1 << 30
@@ -66,6 +66,7 @@ def run(program, options):
     except backends.Missing as missing:
         print(missing, file=sys.stderr)
         return 3
+    ending.on_sigterm()
     stores = node_count(kind, options)
     if kind.crosses_nodes and stores > options.workers:
         print(f"--nodes {stores}: needs as many --workers, here {options.workers}", file=sys.stderr)

@@ -6,12 +6,10 @@ references.
 """
 
 import os
-import shutil
-import tempfile
 
 import numpy as np
 import shmstore as shm
-from tasks import kernels
+from tasks import ending, kernels
 
 
 class Copy:
@@ -78,7 +76,7 @@ class File(Copy):
     """Arrays are .npy files, read and written back by every task, as PyCOMPSs does by default."""
 
     def __init__(self):
-        self.folder = tempfile.mkdtemp(prefix="shmstore-examples-")
+        self.folder = ending.make_folder()
         self.count = 0
 
     def share(self, array):
@@ -93,7 +91,7 @@ class File(Copy):
         return reference.open()
 
     def close(self):
-        shutil.rmtree(self.folder)
+        ending.remove_folder(self.folder)
 
 
 class NpyFile:

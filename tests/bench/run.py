@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import platform
+import signal
 import socket
 import statistics
 import subprocess
@@ -170,6 +171,7 @@ def print_table(results, described):
 
 def main():
     options = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception: stops the daemons
     described = machine()
     results = measure(options)
     print_table(results, described)

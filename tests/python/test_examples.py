@@ -3,12 +3,13 @@
 import importlib.util
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, daemon_program
+from conftest import PATIENCE, daemon_program, wait_until
 from pycompss_tree import application, needs_sources, tree  # noqa: F401 - fixtures
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -122,6 +123,60 @@ def test_an_engine_that_is_missing_is_named(tmp_path):
 def test_bad_options(name, arguments, words):
     done = example(name, *arguments)
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+
+
+ENDED = [
+    (engine, way, number)
+    for engine, way in (("pool", "file"), ("joblib", "store"), ("dask", "store"))
+    for number in (signal.SIGINT, signal.SIGTERM)
+]
+
+
+@pytest.mark.parametrize("engine, way, number", ENDED)
+def test_nothing_is_left_by_a_program_that_is_ended(engine, way, number, tmp_path):
+    need(engine)
+    command = [sys.executable, "-u", str(EXAMPLES / "kmeans.py"), "--backend", engine]
+    process = subprocess.Popen(
+        [*command, "--data", way, *SMALL["kmeans.py"][:4], "--rounds", "1000000"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # signals are for this process alone
+        env={**os.environ, "SHMSTORED": daemon_program(), "TMPDIR": str(tmp_path)},
+    )
+
+    def places():
+        names = f"shmstore-examples-{process.pid}-*"
+        return [*tmp_path.glob("shmstore-*"), *Path("/dev/shm").glob(names)]
+
+    try:
+        wanted = {"pool": 1, "joblib": 2, "dask": 2}[engine]
+        wait_until(lambda: len(places()) >= wanted, "the program's folders")
+        wait_until(lambda: descendants(process.pid), "its workers")
+        children = descendants(process.pid)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+        process.stderr.close()
+    assert process.returncode != 0 and places() == [], errors
+    wait_until(lambda: not any(is_alive(child) for child in children), "the end of its children")
+
+
+def descendants(pid):
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += [int(child), *descendants(int(child))]
+    return found
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 FAILING = """

@@ -329,6 +329,11 @@ def test_a_receiver_on_another_node_goes_nowhere_else(daemon, script, tmp_path):
     assert daemon.socket in result.stdout and other.socket in result.stdout, result
 
 
+def test_a_receiver_on_no_node_goes_nowhere(daemon, script, tmp_path):
+    result = handle_elsewhere(daemon, script, tmp_path, SHMSTORE_SOCKET="/nowhere/socket")
+    assert "/nowhere/socket" in result.stdout and "handle of array" in result.stdout, result
+
+
 @pytest.mark.parametrize("other_lives", [True, False])
 def test_a_fork_server_with_another_environment(daemon, script, tmp_path, other_lives):
     """Its workers are on their parent's node, whatever the variable was when it was started."""

@@ -2,13 +2,11 @@
 write is a mapped file from the start, as joblib's documentation says."""
 
 import os
-import shutil
-import tempfile
 
 import numpy as np
 
 import joblib
-from tasks import data
+from tasks import data, ending
 from tasks.backends.base import Base
 from tasks.programs import levels
 from tasks.workers import start_worker
@@ -16,14 +14,14 @@ from tasks.workers import start_worker
 
 class Backend(Base):
     def start(self):
-        self.folder = tempfile.mkdtemp(prefix="shmstore-examples-", dir=mapped_folder())
+        self.folder = ending.make_folder(mapped_folder())
         options = {} if type(self.way) is data.Copy else {"initializer": start_worker}
         self.parallel = joblib.Parallel(self.workers, temp_folder=self.folder, **options)
         self.parallel.__enter__()
 
     def stop(self):
         self.parallel.__exit__(None, None, None)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        ending.remove_folder(self.folder)
 
     def output(self, array):
         if type(self.way) is not data.Copy:

@@ -23,7 +23,7 @@ import chart  # noqa: E402
 import checks  # noqa: E402
 import report  # noqa: E402
 import study  # noqa: E402
-from tasks import command, nodes  # noqa: E402
+from tasks import command, ending, nodes  # noqa: E402
 
 
 def arguments():
@@ -40,6 +40,7 @@ def arguments():
 
 def main():
     options = arguments()
+    ending.on_sigterm()
     mode = "full" if options.full else "quick" if options.quick else "default"
     cells = [cell for cell in study.cells(mode) if (options.only or "") in cell.label]
     for cell in cells:

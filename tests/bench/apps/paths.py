@@ -9,12 +9,12 @@ everything away again (`finish`).
 import mmap
 import os
 import pickle
-import shutil
 import tempfile
 from multiprocessing import resource_tracker, shared_memory
 
 import numpy as np
 import shmstore as shm
+from tasks import ending
 
 try:
     import SharedArray
@@ -88,7 +88,7 @@ class NpyFile(Path):
     name = "npy"
 
     def publish(self, inputs, outputs):
-        self.folder = tempfile.mkdtemp(prefix="shmbench-", dir=TMPFS)
+        self.folder = ending.make_folder(TMPFS)
         for number, (name, array) in enumerate({**inputs, **outputs}.items()):
             self.references[name] = f"{self.folder}/{number}.npy"
             np.save(self.references[name], array)
@@ -104,7 +104,7 @@ class NpyFile(Path):
 
     def finish(self):
         if self.references:
-            shutil.rmtree(self.folder)
+            ending.remove_folder(self.folder)
         super().finish()
 
 
