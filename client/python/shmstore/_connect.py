@@ -87,14 +87,14 @@ def client_of(store_id: int, path: Optional[str], assume: bool = True) -> Client
             return client
     if path is not None and not path.startswith(_ASSUMED):
         return _client_at(path)
-    assumed = None if path is None or not assume else path[len(_ASSUMED) :]
+    assumed = path[len(_ASSUMED) :] if path is not None and assume and _may_assume() else None
     try:
         client = _default if _default is not None else _make_default(False)
     except Disconnected:
         if assumed is None:
             raise
         return _client_at(assumed)
-    if assumed is None or client.store_id == store_id or not _may_assume():
+    if assumed is None or client.store_id == store_id:
         return client
     try:
         return _client_at(assumed)
