@@ -21,13 +21,13 @@ PROGRAM = "pycompss_storage.py"
 @pytest.fixture
 def stored(application, tmp_path, daemon):  # noqa: F811
     """stored(*parts) runs parts of the program with a storage configuration."""
-    configuration = tmp_path / "storage.conf"
-    configuration.write_text(f"# for the tests\n\nsocket = {daemon.socket}\n")
+    path = tmp_path / "storage.conf"
 
-    def run(*parts, **options):
+    def run(*parts, configuration="", **options):
+        path.write_text(f"# for the tests\n\nsocket = {daemon.socket}\n{configuration}")
         paths = [pycompss.storage_path(), *filter(None, [os.environ.get("PYTHONPATH")])]
         return application(
-            PROGRAM, *parts, storage=configuration, paths=os.pathsep.join(paths), **options
+            PROGRAM, *parts, storage=path, paths=os.pathsep.join(paths), **options
         )
 
     return run
@@ -100,6 +100,26 @@ def test_an_id_of_nothing_is_named_in_the_error(stored):
     assert done.returncode != 0
     assert "there is no persistent object shma-0000000000000001-12345 in the store at" in output
     assert os.uname().nodename in output
+
+
+@needs_sources
+@pytest.mark.kills_daemon
+def test_without_a_store_objects_travel_by_files(stored, daemon):
+    daemon.stop()
+    done = stored("without_ids")
+    total = 256 * 256 * 0.5
+    assert done.facts["array"][0]["seen"] == ["PersistentArray", 0, total, None]
+    assert done.facts["array"][0]["tracked"] != ""  # it is a file
+    assert done.facts["result"] == [{"kind": "PersistentArray", "id": None, "sum": 6.0}]
+    (fact,) = done.facts["object"]
+    assert fact["seen"] == ["mine", 2.0 * (1 << 16), 0] and fact["made"] == "made by a task"
+    assert done.stderr.count("goes on without the store") == 1
+    for part, text in (("writing", "read-only"), ("setting", "persistent objects do not change")):
+        done = stored(part, check=False)
+        assert done.returncode != 0 and text in done.stdout + done.stderr
+    done = stored("without_ids", check=False, configuration="fallback = no\n")
+    assert done.returncode != 0 and "Disconnected" in done.stdout + done.stderr
+    assert done.facts == {}
 
 
 # --- the contract, for those who have no sources at hand ------------------------------------------
@@ -293,8 +313,67 @@ def test_configurations(storage_api, tmp_path, daemon):
     path.write_text(f"# comment\nsocket = {daemon.socket}\n")
     storage_api.init(config_file_path=str(path))
     path.write_text("host1\n")
-    with pytest.raises(shmstore.InvalidArgument, match="storage.conf:1: 'host1'"):
-        storage_api.initWorker(config_file_path=str(path))
+    for line in ("host1", "socket =", "fallback = maybe"):
+        path.write_text(line + "\n")
+        with pytest.raises(shmstore.InvalidArgument, match=f"storage.conf:1: '{line}'"):
+            storage_api.initWorker(config_file_path=str(path))
+
+
+@pytest.mark.kills_daemon
+def test_without_a_store_it_does_the_same_without_ids(daemon, script):
+    daemon.stop()
+    done = script("""
+import os, pickle, warnings
+import numpy as np, shmstore
+from shmstore.pycompss import PersistentArray, StorageObject, configure, persistent
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    persistent.init()
+    x = PersistentArray(np.arange(30000.))
+    persistent.initWorkerPostFork()
+assert len(caught) == 1 and "goes on without the store" in str(caught[0].message), caught
+def fails(error, call):
+    try:
+        call()
+    except error as raised:
+        return str(raised)
+    raise SystemExit("it was done")
+x.makePersistent()
+y = pickle.loads(pickle.dumps(x))
+for one in (x, y):
+    assert type(one) is PersistentArray and one.getID() is None and one[-1] == 29999
+    fails(ValueError, lambda: one.fill(0))
+    one.deletePersistent()
+assert type(pickle.loads(pickle.dumps(x[:3]))) is np.ndarray
+fails(shmstore.InvalidArgument, x[1:].makePersistent)
+class Thing(StorageObject):
+    pass
+thing = Thing()
+thing.values, thing.few, thing.text = [np.ones(30000)], np.ones(3), "x"
+thing.makePersistent()
+thing.makePersistent()
+for one in (thing, pickle.loads(pickle.dumps(thing, protocol=5))):  # as PyCOMPSs does it
+    assert one.getID() is None and one.values[0].sum() == 30000 and one.few.sum() == 3
+    assert "persistent objects do not change" in fails(AttributeError,
+                                                       lambda: setattr(one, "text", "y"))
+    fails(ValueError, lambda: one.values[0].fill(0))
+thing.deletePersistent()
+thing.text = "y"
+# What is to stay cannot go by files.
+fails(shmstore.Disconnected, lambda: PersistentArray([1], alias="stays"))
+fails(shmstore.Disconnected, lambda: thing.makePersistent("stays"))
+fails(shmstore.Disconnected, lambda: persistent.getByID("stays"))
+persistent.finish()
+configure(fallback=False)
+for call in (persistent.init, lambda: PersistentArray([1]), thing.makePersistent,
+             persistent.initWorkerPostFork):
+    fails(shmstore.Disconnected, call)
+configure(fallback=True)
+with open("storage.conf", "w") as file:
+    file.write("fallback = no")
+fails(shmstore.Disconnected, lambda: persistent.initWorker("storage.conf"))
+""", cwd=daemon.folder)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_path_is_printed():

@@ -108,6 +108,19 @@ def objects():
         say("deleted", text=str(error))
 
 
+def without_ids():
+    x = PersistentArray(np.full((256, 256), 0.5))
+    x.makePersistent()
+    seen = compss_wait_on(look(x))
+    say("array", seen=seen, tracked=OT.is_tracked(x))
+    made = compss_wait_on(make(4, ""))
+    say("result", kind=type(made).__name__, id=made.getID(), sum=float(made.sum()))
+    block = Block(np.full(1 << 16, 2.0), "mine")
+    block.makePersistent()
+    seen = compss_wait_on(total(block))
+    say("object", seen=seen, made=compss_wait_on(make_block(1 << 16)).label)
+
+
 def writing():
     x = PersistentArray(np.zeros(1 << 16))
     x.makePersistent()

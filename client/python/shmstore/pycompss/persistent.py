@@ -16,6 +16,9 @@ own, ``pycompss/TOKEN/…``, and takes them away in ``finish`` and ``finishWorke
 application leaves behind that was killed is taken away by the next one that starts or ends. An
 object with an alias belongs to nobody: it stays until somebody deletes it, and ``getByID(alias)``
 finds it in a later application.
+
+Without a store, if the user has not chosen an error, objects are the same for the program but have
+no id, and PyCOMPSs passes them by its files; those with an alias are an error all the same.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Optional, cast
 
 import numpy as np
 
@@ -31,6 +34,7 @@ from .. import _connect, sharing
 from .._array import SharedArray, array_on, lease_around
 from .._errors import InvalidArgument, NotFound
 from ..sharing import map_leaves
+from ._config import configure, or_without
 from ._program import Program
 
 if TYPE_CHECKING:
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
     from .._client import Client
 
 _ARRAY, _OBJECT = "shma", "shmo"  # what an id begins with
+_BY_FILE = ""  # in the place of the id of what is persistent without a store
 
 
 # --- arrays ---------------------------------------------------------------------------------------
@@ -50,23 +55,35 @@ class PersistentArray(SharedArray):
 
     ``PersistentArray(x)`` copies ``x``, anything ``numpy.asarray`` takes, into the store; with an
     ``alias`` under that name. Views and slices have no id: they are pickled by handle.
+    Raises AlreadyExists for an alias that is taken; Disconnected, NoCapacity, QuotaExceeded with an
+    alias, and without if ``configure`` was told so.
     """
 
     __slots__ = ("_id",)
 
     def __new__(cls, array: ArrayLike, alias: Optional[str] = None) -> Self:
-        application = _application()
-        name = application.new_name() if alias is None else alias
-        return application.client.put(name, array, attrs={"pycompss": _ARRAY}).view(cls)
+        def stored() -> Any:
+            application = _application()
+            name = application.new_name() if alias is None else alias
+            return application.client.put(name, array, attrs={"pycompss": _ARRAY}).view(cls)
+
+        if alias is not None:
+            return cast("Self", stored())
+        return cast("Self", or_without(stored, lambda: _by_file(cls, np.array(array))))
 
     def getID(self) -> Optional[str]:
-        """The id while it is persistent, else None."""
-        return getattr(self, "_id", None)
+        """The id while it is persistent and in a store, else None."""
+        return getattr(self, "_id", None) or None
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if getattr(self, "_id", None) == _BY_FILE:
+            return _by_file, (type(self), np.asarray(self))
+        return super().__reduce_ex__(protocol)
 
     def makePersistent(self) -> None:
         """Keeps the array until it is deleted or, without an alias, the application ends. Twice is
         fine. Raises InvalidArgument for a view."""
-        if self.getID() is not None:
+        if getattr(self, "_id", None) is not None:
             return
         lease = lease_around(self)
         if lease is None or not lease.name or lease.shape != self.shape:
@@ -85,6 +102,14 @@ class PersistentArray(SharedArray):
     delete_persistent = deletePersistent
 
 
+def _by_file(kind: Any, array: Any) -> Any:
+    """A PersistentArray without a store."""
+    result = np.ndarray.view(array, kind)
+    result._id = _BY_FILE
+    result.flags.writeable = False
+    return result
+
+
 # --- objects --------------------------------------------------------------------------------------
 
 
@@ -99,14 +124,24 @@ class StorageObject:
     _shmstore_id: Optional[str] = None
 
     def getID(self) -> Optional[str]:
-        """The id while it is persistent, else None."""
-        return self._shmstore_id
+        """The id while it is persistent and in a store, else None."""
+        return self._shmstore_id or None
 
     def makePersistent(self, alias: Optional[str] = None) -> None:
         """Stores the object until it is deleted or, without an alias, the application ends. Twice
-        is fine. Raises AlreadyExists for an alias that is taken."""
+        is fine. Raises as ``PersistentArray``."""
         if self._shmstore_id is not None:
             return
+        if alias is not None:
+            self._store(alias)
+        else:
+            or_without(lambda: self._store(None), self._freeze)
+
+    def _freeze(self) -> None:
+        """Persistent without a store."""
+        self.__dict__.update(map_leaves(dict(self.__dict__), _read_only), _shmstore_id=_BY_FILE)
+
+    def _store(self, alias: Optional[str]) -> None:
         application = _application()
         name = application.new_name() if alias is None else alias
         keeper = _Keeper(application.client, name)
@@ -125,7 +160,7 @@ class StorageObject:
     def deletePersistent(self) -> None:
         """Takes it out of the store; who holds it keeps it. Twice is fine."""
         identifier = self.__dict__.pop("_shmstore_id", None)
-        if identifier is not None:
+        if identifier:
             _delete(identifier)
 
     make_persistent = makePersistent
@@ -134,15 +169,31 @@ class StorageObject:
     def __setattr__(self, name: str, value: Any) -> None:
         if self._shmstore_id is not None:
             raise AttributeError(
-                f"cannot set {name!r}: the {type(self).__name__} {self._shmstore_id} is "
-                f"persistent, and persistent objects do not change; make a new one"
+                f"cannot set {name!r}: the {type(self).__name__} {self._shmstore_id}".rstrip()
+                + " is persistent, and persistent objects do not change; make a new one"
             )
         super().__setattr__(name, value)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        if self._shmstore_id is not None:
+        if self._shmstore_id:
             return getByID, (self._shmstore_id,)
         return super().__reduce_ex__(protocol)
+
+
+def _large(x: Any) -> bool:
+    """Whether x is an array for the store, not one to be pickled with its object."""
+    return (
+        isinstance(x, np.ndarray) and x.nbytes >= sharing.MIN_BYTES and not x.dtype.hasobject
+        and sharing._can_follow(type(x))
+    )  # fmt: skip
+
+
+def _read_only(x: Any) -> Any:
+    if not _large(x):
+        return x
+    result = x.copy(order="K")
+    result.flags.writeable = False
+    return result
 
 
 class _Keeper:
@@ -154,10 +205,7 @@ class _Keeper:
         self._names: list[str] = []
 
     def leaf(self, x: Any) -> Any:
-        if not isinstance(x, np.ndarray):
-            return x
-        small = x.nbytes < sharing.MIN_BYTES or x.dtype.hasobject
-        if small or not sharing._can_follow(type(x)):
+        if not _large(x):
             # A handle would outlive its array: the object only keeps what it names.
             return np.array(x) if isinstance(x, SharedArray) else x
         name = f"{self._name}.{len(self._names)}"
@@ -244,19 +292,15 @@ def _remove(client: Client, name: str) -> None:
 # --- applications ---------------------------------------------------------------------------------
 
 _current: Optional[Program] = None
+_socket: Optional[str] = None  # of the storage configuration
 
 
 def _application() -> Program:
-    if _current is None:
-        _begin(_connect.default_client())
-    assert _current is not None
-    return _current
-
-
-def _begin(client: Client) -> None:
     global _current
-    _end()
-    _current = Program(client)
+    if _current is None:
+        client = _connect.default_client() if _socket is None else _connect.connect(_socket)
+        _current = Program(client)
+    return _current
 
 
 def _end() -> None:
@@ -267,29 +311,44 @@ def _end() -> None:
     _current = None
 
 
-def _configured(path: Optional[str]) -> Client:
-    """The client that a storage configuration asks for. Its lines: ``socket = PATH``; empty ones
-    and those that begin with # count for nothing."""
-    socket = None
-    if path is not None:
-        with open(path) as lines:
-            for number, line in enumerate(lines, 1):
-                key, equals, value = (part.strip() for part in line.partition("="))
-                if not key or key.startswith("#"):
-                    continue
-                if key != "socket" or not equals or not value:
-                    text = f"{path}:{number}: {line.strip()!r} is no `socket = PATH`"
-                    raise InvalidArgument(text)
-                socket = value
-    return _connect.default_client() if socket is None else _connect.connect(socket)
+_YES_NO = {"yes": True, "no": False}
+
+
+def _configure(path: Optional[str]) -> None:
+    """Does what a storage configuration asks for. Its lines: ``socket = PATH``, ``fallback = yes``
+    or ``no``; empty ones and those that begin with # count for nothing."""
+    global _socket
+    _socket = None
+    if path is None:
+        return
+    with open(path) as lines:
+        for number, line in enumerate(lines, 1):
+            key, _, value = (part.strip() for part in line.partition("="))
+            if not key or key.startswith("#"):
+                continue
+            if key == "socket" and value:
+                _socket = value
+            elif key == "fallback" and value in _YES_NO:
+                configure(fallback=_YES_NO[value])
+            else:
+                text = f"{path}:{number}: {line.strip()!r} is no `socket = PATH`"
+                raise InvalidArgument(f"{text} and no `fallback = yes` or `no`")
+
+
+def _begin() -> None:
+    """Without a store, if that is no error, nothing: it is asked for again with each object."""
+    or_without(_application, lambda: None)
 
 
 # --- what PyCOMPSs calls --------------------------------------------------------------------------
 
 
 def init(config_file_path: Optional[str] = None, **_: Any) -> None:
-    """In the main program, before the first task. Raises Disconnected if there is no store."""
-    _begin(_configured(config_file_path))
+    """In the main program, before the first task. Without a store it warns, or raises Disconnected
+    if the user has chosen so."""
+    _end()
+    _configure(config_file_path)
+    _begin()
 
 
 def finish(**_: Any) -> None:
@@ -310,7 +369,7 @@ def finishWorker(**_: Any) -> None:
 def initWorkerPostFork() -> None:
     """In each process that runs tasks. Connections are made anew after a fork by themselves; this
     makes one now, so that a missing store is noticed before the first task."""
-    _application().client.stats()
+    or_without(lambda: _application().client.stats(), dict)
 
 
 def finishWorkerPostFork() -> None:
