@@ -1,17 +1,16 @@
 """What the study shows beside times: what publishing costs, one copy in memory, nothing left when
-workers are killed; and what the kernel and the socket cost at least, which bounds the data path.
-Each with a daemon of its own; returns numbers for the JSON object."""
+workers are killed. Each with a daemon of its own; returns numbers for the JSON object."""
 
 import gc
 import json
 import mmap
 import os
-import pickle
 import signal
 import statistics
 import sys
 import time
 
+import bounds
 import engine
 import numpy as np
 import paths
@@ -25,59 +24,12 @@ PATIENCE_S = 60
 def run(mode, say):
     """All checks."""
     numbers = {}
-    for check in (bounds, publishing, memory, killing):
+    for check in (bounds.round_trip_and_pages, bounds.after_products, publishing, memory, killing):
         say(check.__name__)
         with nodes.started(1):
             numbers.update(check(mode))
         gc.collect()
     return numbers
-
-
-# --- bounds ---------------------------------------------------------------------------------------
-
-
-def bounds(mode):
-    """Milliseconds, medians: a round trip to the daemon; opening a handle of 128 KiB and of 128 MiB
-    that nobody holds here; the page faults of the large one, read and written; unmapping it."""
-    size, rounds = 128 * MIB, 5 if mode == "quick" else 25
-    client = shm.connect(os.environ["SHMSTORE_SOCKET"], grace=0)
-    small = client.put(None, np.zeros(128 << 7))
-    large = client.put(None, np.zeros(size // 8))
-    writable = client.create(None, size // 8, mutable=True)
-    writable[:] = 0
-    found = {"round_trip": [seconds(client._ext.ping) for _ in range(40 * rounds)]}
-    with engine.FORK.Pool(1) as pool:  # in another process: this one has them all mapped
-        for name, array in (("read", large), ("write", writable)):
-            handle = pickle.dumps(array)
-            for key, values in pool.apply(touched, (handle, name == "write", rounds)).items():
-                found[f"{name}_{key}"] = values
-        handle = pickle.dumps(small)
-        found["open_128KiB"] = pool.apply(touched, (handle, False, 10 * rounds))["open_first"]
-    return {f"apps_bound_{key}_ms": statistics.median(v) * 1000 for key, v in found.items()}
-
-
-def seconds(work):
-    started = engine.clock()
-    work()
-    return engine.clock() - started
-
-
-def touched(handle, write, rounds):
-    """In a worker: {what: seconds of each round} for opening a handle, touching each page of the
-    array twice, and letting go."""
-    found = {"open_first": [], "first_touch": [], "second_touch": [], "let_go": []}
-    for _ in range(rounds):
-        started = engine.clock()
-        array = pickle.loads(handle)
-        found["open_first"].append(engine.clock() - started)
-        pages = array[:: mmap.PAGESIZE // 8]
-        for key in ("first_touch", "second_touch"):
-            found[key].append(seconds((lambda: pages.fill(1)) if write else pages.sum))
-        del pages
-        started = engine.clock()
-        del array
-        found["let_go"].append(engine.clock() - started)
-    return found
 
 
 # --- publishing -----------------------------------------------------------------------------------
