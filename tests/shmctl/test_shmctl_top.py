@@ -102,6 +102,16 @@ def test_it_shows_the_largest_first_and_what_does_not_fit(filled):
     assert terminal.end() == (0, "")
 
 
+def test_no_line_is_cut_off(filled):
+    """Clearing the rest of a line that fills the width would clear its last letter."""
+    terminal = Terminal(filled.socket)
+    screen = terminal.until("array/29")
+    assert max(map(len, plain(screen))) == 80
+    assert re.search(r"\x1b\[[KJ]", screen) and not re.search(r"[^\n]\x1b\[[KJ]", screen)
+    terminal.keys("q")
+    assert terminal.end() == (0, "")
+
+
 def test_it_follows_the_store_and_the_size_of_the_terminal(filled):
     terminal = Terminal(filled.socket)
     terminal.until("and 14 more")
@@ -168,7 +178,7 @@ def test_colours_are_for_terminals_that_want_them(store):
 def test_it_ends_after_a_count(store):
     terminal = Terminal(store.socket, "-n", "3")
     assert terminal.end() == (0, "")
-    assert terminal.text.count("\x1b[Hs") + terminal.text.count("\x1b[H\x1b[1ms") == 3
+    assert len(re.findall(r"\x1b\[H\x1b\[K(?:\x1b\[1m)?shmstored", terminal.text)) == 3
 
 
 def test_it_says_after_the_screen_that_the_daemon_went_away(store):

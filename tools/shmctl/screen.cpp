@@ -92,11 +92,12 @@ int Screen::rows() const {
 void Screen::show(const std::vector<std::string>& lines) const {
   const auto fitting = std::min(lines.size(), static_cast<std::size_t>(rows()));
   std::string text = "\x1b[H";
-  for (std::size_t i = 0; i < fitting; ++i) {
-    text += lines[i] + "\x1b[K";  // Clears what an earlier, longer line left.
-    if (i + 1 < fitting) text += "\r\n";
-  }
-  write_all(text + "\x1b[J");
+  // Clears what was there before it writes: after a line that fills the terminal's width the cursor
+  // is still on the last letter, and clearing from there would take that away.
+  for (std::size_t i = 0; i + 1 < fitting; ++i) text += "\x1b[K" + lines[i] + "\r\n";
+  text += "\x1b[J";
+  if (fitting > 0) text += lines[fitting - 1];
+  write_all(text);
 }
 
 Screen::Wake Screen::take_signal() {
