@@ -21,12 +21,6 @@ namespace {
 
 constexpr std::size_t kHoldersNamed = 16;
 
-std::string named(const Identity& who) {
-  std::string text = "pid " + std::to_string(who.pid);
-  if (!who.command.empty()) text += " (" + who.command + ")";
-  return text;
-}
-
 std::string utc(double wall_s) {
   const auto seconds = static_cast<std::time_t>(wall_s);
   std::tm parts{};
@@ -46,8 +40,9 @@ Outcome Registry::Impl::may_be_exclusive(Array& array, bool repair) {
       if (array.hard_seal) return MustWait{&array};
       return &array;
     case State::broken:
-      if (repair) return &array;
-      return broken(array);
+      if (!repair || array.frozen) return broken(array);
+      if (array.hard_seal) return MustWait{&array};
+      return &array;
     case State::draft:
     case State::sealed:
       return make_error(ErrorCode::invalid_argument,
@@ -62,7 +57,7 @@ Outcome Registry::Impl::may_be_exclusive(Array& array, bool repair) {
 
 // REQUIRES: the access maps, and the state allows it.
 Outcome Registry::Impl::by_turn(const Session& session, Array& array, Access access,
-                                std::uint64_t seq) {
+                                std::uint64_t seq) const {
   bool maps = false;
   for (Access shared : {Access::read, Access::write, Access::copy}) {
     maps = maps || session.leases.contains({array.id.raw, shared});
@@ -151,7 +146,8 @@ void Registry::Impl::mend(Array& array) {
 
 // -- texts ----------------------------------------------------------------------------------------
 
-Error Registry::Impl::held(const Array& array, const Session& asking) {
+Error Registry::Impl::held(const Array& array, const Session& asking) const {
+  if (array.hard_seal) return make_error(ErrorCode::busy, "access: " + being_sealed(array));
   std::string text;
   std::set<std::int64_t> pids;
   std::size_t more = 0;
@@ -177,9 +173,13 @@ Error Registry::Impl::broken(const Array& array) {
   std::string text = "access: " + label(array) + " is broken: ";
   text += named({by.pid, 0, 0, {}, by.command}) + (by.gave_up ? " gave it up" : " ended") + " at " +
           utc(by.at_s) + " while it had exclusive access; ";
-  text += array.exclusive == nullptr
-              ? "repair it (attach with exclusive and repair), replace it or delete it"
-              : named(array.exclusive->session->identity) + " is repairing it";
+  if (array.frozen) {
+    text += "it was being sealed, so nobody can write it any more: replace it or delete it";
+  } else if (array.exclusive != nullptr) {
+    text += named(array.exclusive->session->identity) + " is repairing it";
+  } else {
+    text += "repair it (attach with exclusive and repair), replace it or delete it";
+  }
   return make_error(ErrorCode::aborted, std::move(text));
 }
 

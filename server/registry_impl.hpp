@@ -107,9 +107,11 @@ inline constexpr std::uint64_t kLastInLine = UINT64_MAX;  ///< Whoever asks for 
 /// A seal that the kernel is asked about; the array takes no new writer meanwhile.
 struct HardSeal {
   SessionId session = 0;
-  Waiter* waiter = nullptr;  ///< Null: cancelled, or its session ended. The answer still counts.
+  Waiter* waiter = nullptr;  ///< Null: its session ended. The answer still counts.
   bool hard = false;
   std::int64_t deadline_ms = 0;
+  bool cancelled = false;  ///< Is told how it came out, but does not ask again.
+  bool given_up = false;   ///< Who had the array alone has left it half-written.
 };
 
 struct Array {
@@ -129,6 +131,7 @@ struct Array {
   SegmentId segment = 0;
   Waiter* creation = nullptr;  ///< The create that is answered when the memory is there.
   std::optional<HardSeal> hard_seal;
+  bool frozen = false;  ///< The kernel lets nobody write it any more, yet it is not sealed.
   std::int64_t ttl_deadline_ms = kNever;
   double created_s = 0;
   std::optional<double> sealed_s;
@@ -337,19 +340,20 @@ struct Registry::Impl {
   /// `seq`: the waiter's, whose place in a line counts.
   Outcome try_attach(Session& session, const AttachSpec& spec, std::uint64_t seq = kLastInLine);
   static Outcome by_state(Array& array, const AttachSpec& spec);
+  std::string why_not_now(const Session& session, const AttachSpec& spec) const;
   void wait_to_attach(Session& session, RequestId request, const AttachSpec& spec, Array* line);
   void grant_attach(Session& session, RequestId request, Array& array, const AttachSpec& spec);
   void answer_attach(Waiter& waiter, const Outcome& outcome);
 
   // registry_exclusive.cpp
   static Outcome may_be_exclusive(Array& array, bool repair);
-  static Outcome by_turn(const Session& session, Array& array, Access access, std::uint64_t seq);
+  Outcome by_turn(const Session& session, Array& array, Access access, std::uint64_t seq) const;
   void stand_in_line(Waiter& waiter, Array* array);
   void settle_line(Array& array);
   void disband_line(Array& array);
   void break_array(Array& array, const Identity& holder, bool gave_up);
   void mend(Array& array);
-  static Error held(const Array& array, const Session& asking);
+  Error held(const Array& array, const Session& asking) const;
   static Error broken(const Array& array);
 
   // registry_seal.cpp
@@ -360,7 +364,9 @@ struct Registry::Impl {
   void finish_seal(Array& array, SessionId session, Seal level);
   void retry_seal(Waiter& waiter);
   void hard_sealed(ArrayId id, const Result<void>& result);
+  std::optional<Error> check_hard_sealed(const Array& array, const HardSeal& job) const;
   void refused_by_kernel(Array& array, const HardSeal& job, const Error& error);
+  std::string being_sealed(const Array& array) const;
   Error busy(const Array& array, const Session* except) const;
   static bool needs_hard(const Array& array, bool hard);
   void abort(Session& session, RequestId request, const Target& target);
@@ -424,6 +430,8 @@ struct Registry::Impl {
 /// "'name'", "'~1000/name'" or "array 123", for error texts.
 std::string label(const QualifiedName& name);
 std::string label(const Array& array);
+/// "pid 12 (python)".
+std::string named(const Identity& who);
 
 template <class About, class F>
 void Registry::Impl::run(SessionId session, RequestId request, protocol::Op op, Now at,

@@ -55,6 +55,9 @@ void Registry::Impl::mark(Array& array) {
 
 void Registry::Impl::settle_name(NameEntry& entry) {
   entry.marked = false;
+  // A line goes by arrival, whoever asked by name and whoever by id.
+  Array* array = entry.visible();
+  if (array != nullptr && std::exchange(array->wake_line, false)) settle_line(*array);
   if (std::exchange(entry.wake, false)) {
     for (Waiter* waiter = entry.waiters.first(); waiter != nullptr;) {
       Waiter* next = waiter->next;  // The retry may take `waiter` out, and touches no other.
@@ -150,10 +153,12 @@ void Registry::Impl::unname(Array& array) {
 void Registry::Impl::make_dying(Array& array) {
   assert(array.state != State::dying);
   array.aborted = array.state == State::draft;
-  const Error error = array.aborted
-                          ? make_error(ErrorCode::aborted, "the draft of " + label(array) +
-                                                               " was dropped before it was sealed")
-                          : make_error(ErrorCode::not_found, label(array) + " was deleted");
+  const bool unmade = array.aborted && array.has_option(protocol::kCreateMutable);
+  const Error error =
+      array.aborted ? make_error(ErrorCode::aborted, "id: the draft of " + label(array) +
+                                                         " was dropped before it was " +
+                                                         (unmade ? "made" : "sealed"))
+                    : make_error(ErrorCode::not_found, "id: " + label(array) + " was deleted");
   unname(array);
   clear_ttl(array);
   array.kept = false;

@@ -37,6 +37,12 @@ std::string label(const Array& array) {
   return "array " + std::to_string(array.id.raw);
 }
 
+std::string named(const Identity& who) {
+  std::string text = "pid " + std::to_string(who.pid);
+  if (!who.command.empty()) text += " (" + who.command + ")";
+  return text;
+}
+
 bool Registry::Impl::may(const Identity& who, const Array& array, Access access) {
   return bits_allow(who, array.uid, array.gid, array.spec.perms, access);
 }

@@ -1,6 +1,9 @@
 // Seal and abort. Sealing is decided by judge_seal() alone, also when a waiting seal is tried
 // again; a hard seal then takes the way over the kernel (HardSealSegment → hard_sealed()), a soft
-// one ends at once. While the kernel is asked, nobody becomes a writer of the array.
+// one ends at once. While the kernel is asked, nobody becomes a writer of the array, and what else
+// may happen is looked at again when it has answered. It cannot be called back: who cancels, too,
+// is told how it came out, for a client that heard "cancelled" of what is sealed would go on
+// writing.
 #include <algorithm>
 
 #include "server/registry_impl.hpp"
@@ -19,7 +22,15 @@ bool Registry::Impl::needs_hard(const Array& array, bool hard) {
   return hard || (array.spec.perms & 077) != 0 || array.has_option(protocol::kCreateHard);
 }
 
+// "'x' is being sealed by pid 12 (python)"
+std::string Registry::Impl::being_sealed(const Array& array) const {
+  std::string text = label(array) + " is being sealed";
+  const Session* sealer = find_session(array.hard_seal->session);
+  return sealer == nullptr ? text : text + " by " + named(sealer->identity);
+}
+
 Error Registry::Impl::busy(const Array& array, const Session* except) const {
+  if (array.hard_seal) return make_error(ErrorCode::busy, "seal: " + being_sealed(array));
   std::string text = "seal: " + label(array) + " is written by";
   std::set<std::int64_t> pids;
   std::size_t more = 0;
@@ -30,8 +41,7 @@ Error Registry::Impl::busy(const Array& array, const Session* except) const {
     if (pids.size() >= kPidsNamed) {
       ++more;
     } else if (pids.insert(who.pid).second) {
-      text += (pids.size() == 1 ? " pid " : ", pid ") + std::to_string(who.pid);
-      if (!who.command.empty()) text += " (" + who.command + ")";
+      text += (pids.size() == 1 ? " " : ", ") + named(who);
     }
   }
   if (pids.empty()) text = "seal: some process still maps " + label(array) + " writable";
@@ -117,6 +127,7 @@ void Registry::Impl::finish_seal(Array& array, SessionId session, Seal level) {
   if (array.state == State::draft) publish(array, State::sealed);
   array.state = State::sealed;
   array.broken.reset();
+  array.frozen = false;
   if (Session* sealer = find_session(session)) demote(*sealer, array);
   array.wake_attach = array.wake_seal = true;
   mark(array);
@@ -133,23 +144,40 @@ void Registry::Impl::hard_sealed(ArrayId id, const Result<void>& result) {
   if (array == nullptr || !array->hard_seal) return;
   const HardSeal job = *array->hard_seal;
   array->hard_seal.reset();
-  array->wake_attach = array->wake_seal = true;
+  array->wake_attach = array->wake_seal = array->wake_line = true;
   mark(*array);
   if (array->entry != nullptr) mark(*array->entry, true);
-  if (result) {
-    finish_seal(*array, job.session, Seal::hard);
-    if (job.waiter != nullptr) {
-      answer(*job.waiter, Sealed{id, array->version, array->seal, array->state});
-    }
-  } else if (job.waiter != nullptr) {
-    refused_by_kernel(*array, job, result.error());
+  if (!result) {
+    if (job.waiter != nullptr) refused_by_kernel(*array, job, result.error());
+    return;
   }
+  if (std::optional<Error> error = check_hard_sealed(*array, job)) {
+    array->frozen = true;
+    if (job.waiter != nullptr) answer(*job.waiter, *error);
+    return;
+  }
+  finish_seal(*array, job.session, Seal::hard);
+  if (job.waiter != nullptr) {
+    answer(*job.waiter, Sealed{id, array->version, array->seal, array->state});
+  }
+}
+
+// What may have come while the kernel was asked. That the array is the caller's stays true, and
+// who deletes it answers the seal; but its name may have been taken, or its holder may have said
+// that it is not whole. Then it is not sealed, and nobody can write it either.
+std::optional<Error> Registry::Impl::check_hard_sealed(const Array& array,
+                                                       const HardSeal& job) const {
+  if (job.given_up) {
+    return make_error(ErrorCode::aborted, "seal: " + label(array) + " was given up meanwhile");
+  }
+  return check_publish(array);
 }
 
 // Nothing has changed. A seal that may wait joins the others again, and asks anew soon.
 void Registry::Impl::refused_by_kernel(Array& array, const HardSeal& job, const Error& error) {
   Session& session = *job.waiter->session;
   const RequestId request = job.waiter->request;
+  if (job.cancelled) return answer(*job.waiter, make_error(ErrorCode::aborted, "cancelled"));
   if (error.code != ErrorCode::busy || job.deadline_ms <= now.boot_ms) {
     return answer(*job.waiter, error);
   }
@@ -177,6 +205,7 @@ std::optional<Error> Registry::Impl::abort_draft(Session& session, ArrayId id) {
   Array* array = arrays.find(id);
   if (array == nullptr) return not_found(id);
   if (Lease* alone = find_lease(session, id, Access::exclusive)) {
+    if (array->hard_seal) array->hard_seal->given_up = true;
     break_array(*array, session.identity, true);
     end_lease(*alone);
     return std::nullopt;

@@ -96,8 +96,8 @@ void Registry::Impl::retry_on_name(Waiter& waiter, NameEntry& entry) {
     Outcome outcome = try_attach(session, job->spec, waiter.seq);
     // It waited for a draft, and that is gone. (Waiting for newer_than outlives drafts.)
     if (entry.visible() == nullptr && job->spec.newer_than == 0 && !job->stood_in_line) {
-      outcome = make_error(ErrorCode::aborted,
-                           "the draft of " + label(name) + " was dropped before it was sealed");
+      outcome = make_error(ErrorCode::aborted, "name: the draft of " + label(name) +
+                                                   " was dropped before it was sealed");
     }
     const auto* wait = std::get_if<MustWait>(&outcome);
     if (wait == nullptr) return answer_attach(waiter, outcome);
@@ -156,13 +156,17 @@ void Registry::Impl::cancel(Session& session, RequestId request, RequestId targe
 }
 
 // A create whose memory is under way takes its draft with it. A seal that the kernel is working on
-// cannot be called back: only its answer is dropped.
+// cannot be called back: its answer tells how it came out.
 void Registry::Impl::stop_waiting(Waiter& waiter) {
   if (const auto* job = std::get_if<AllocateJob>(&waiter.job)) {
     Array& array = at(job->id);
     Session& session = *waiter.session;
     answer(waiter, make_error(ErrorCode::aborted, "cancelled"));
     drop_unready(session, array);
+    return;
+  }
+  if (const auto* hard = std::get_if<HardSealJob>(&waiter.job)) {
+    at(hard->id).hard_seal->cancelled = true;
     return;
   }
   answer(waiter, make_error(ErrorCode::aborted, "cancelled"));

@@ -258,6 +258,8 @@ struct WaitReply {
   std::uint8_t reserved[7] = {};
 };
 
+/// The request that it names is answered in any case: `aborted`, or what it came to all the same. A
+/// seal that the kernel is asked about is answered when the kernel has.
 struct CancelRequest {
   std::uint64_t request = 0;  ///< Unknown or answered: no error.
 };

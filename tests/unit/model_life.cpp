@@ -136,6 +136,7 @@ void Store::begin_seal(Session session, Request request, Key key, bool hard,
     array.seal_request = request;
     array.seal_hard = hard;
     array.seal_deadline = deadline_at;
+    array.seal_cancelled = array.given_up = false;
     hard_seals.push_back(key);
     return;
   }
@@ -155,7 +156,7 @@ void Store::finish_seal(Key key, Session session, Seal level) {
   if (array.state == State::draft) publish(key, State::sealed);
   array.state = State::sealed;
   array.seal = level;
-  array.seals_sleep = false;
+  array.seals_sleep = array.frozen = false;
   Lease* writer = lease_of(session, key, Access::write);
   if (writer == nullptr) writer = lease_of(session, key, Access::exclusive);
   if (writer != nullptr) {
@@ -178,8 +179,12 @@ void Store::kernel_sealed(Key key) {
   if (found != arrays.end() && found->second.asking_kernel) {
     Array& array = found->second;
     array.asking_kernel = false;
-    finish_seal(key, array.sealer, Seal::hard);
-    if (array.seal_request != 0) {
+    const bool taken = array.state == State::draft && !may_publish(array);
+    array.frozen = array.given_up || taken;
+    if (!array.frozen) finish_seal(key, array.sealer, Seal::hard);
+    if (array.frozen && array.seal_request != 0) {
+      fail(array.seal_request, array.given_up ? ErrorCode::aborted : ErrorCode::permission_denied);
+    } else if (array.seal_request != 0) {
       Answer answer;
       answer.kind = Kind::sealed;
       answer.array = key;
@@ -198,7 +203,9 @@ void Store::kernel_busy(Key key) {
     Array& array = found->second;
     array.asking_kernel = false;
     array.seals_sleep = false;
-    if (array.seal_request != 0 && array.seal_deadline > now) {
+    if (array.seal_request != 0 && array.seal_cancelled) {
+      fail(array.seal_request, ErrorCode::aborted);
+    } else if (array.seal_request != 0 && array.seal_deadline > now) {
       Wait wait{array.seal_request, array.sealer, Wait::On::seal, array.seal_deadline, {}, key};
       wait.hard = array.seal_hard;
       waits.push_back(wait);

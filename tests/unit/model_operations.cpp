@@ -78,7 +78,7 @@ void Store::request(const Wait& wait, std::int64_t timeout_ms, ErrorCode at_once
   } else {
     waits.push_back(wait);
     waits.back().asked = true;
-    waits.back().stood = verdict.turn;
+    waits.back().in_line = waits.back().stood = verdict.turn;
   }
   settle();
 }
@@ -286,8 +286,7 @@ void Store::cancel(Session session, Request request, Request target) {
       array.creation = 0;
       drop_unready(key);
     } else if (array.asking_kernel && array.sealer == session && array.seal_request == target) {
-      fail(target, ErrorCode::aborted);
-      array.seal_request = 0;
+      array.seal_cancelled = true;
     }
   }
   say(request, {});
@@ -310,6 +309,7 @@ void Store::abort(Session session, Request request, Key key, const Name& name) {
   }
   const auto found = arrays.find(key);
   if (Lease* alone = lease_of(session, key, Access::exclusive)) {
+    found->second.given_up = true;
     break_array(key);
     end_lease(key, static_cast<std::size_t>(alone - found->second.leases.data()));
     say(request, {});

@@ -126,16 +126,26 @@ std::int64_t Store::deadline(std::int64_t timeout_ms) const {
 
 // -- settling -------------------------------------------------------------------------------------
 
-bool Store::settle_waits(bool on_names, Wait::On only) {
+bool Store::is_one(const Wait& wait, Which which) {
+  switch (which) {
+    case Which::in_line: return wait.in_line;
+    case Which::on_names: return wait.array == -1 && wait.on != Wait::On::create;
+    case Which::on_arrays: return wait.array != -1 && wait.on == Wait::On::attach;
+    case Which::seals: return wait.on == Wait::On::seal;
+  }
+  return false;
+}
+
+bool Store::settle_waits(Which which) {
   for (std::size_t i = 0; i < waits.size(); ++i) {
     const Wait wait = waits[i];
-    if (wait.on == Wait::On::create || (wait.array == -1) != on_names) continue;
-    if (!on_names && wait.on != only) continue;
+    if (!is_one(wait, which)) continue;
     if (wait.on == Wait::On::seal && arrays.at(wait.array).seals_sleep) continue;
     Verdict verdict = attempt(wait);
-    const bool lost_draft = wait.on == Wait::On::attach && on_names && wait.newer_than == 0 &&
-                            !wait.stood && visible(wait.name) < 0;
+    const bool lost_draft = wait.on == Wait::On::attach && wait.array == -1 &&
+                            wait.newer_than == 0 && !wait.stood && visible(wait.name) < 0;
     if (lost_draft) verdict = fails(ErrorCode::aborted);
+    waits[i].in_line = verdict.turn;
     waits[i].stood = waits[i].stood || verdict.turn;
     if (verdict.is == Verdict::Is::wait) continue;
     waits.erase(waits.begin() + static_cast<std::ptrdiff_t>(i));
@@ -193,11 +203,12 @@ bool Store::settle_creates() {
   return changed;
 }
 
-// Who waits for names comes first, then for arrays; then memory that nobody holds goes, then seals
-// are tried again, then creates.
+// A line goes by arrival. Then who waits for names comes first, then for arrays; then memory that
+// nobody holds goes, then seals are tried again, then creates.
 void Store::settle() {
-  while (settle_waits(true, Wait::On::attach) || settle_waits(false, Wait::On::attach) ||
-         settle_arrays() || settle_waits(false, Wait::On::seal) || settle_creates()) {
+  while (settle_waits(Which::in_line) || settle_waits(Which::on_names) ||
+         settle_waits(Which::on_arrays) || settle_arrays() || settle_waits(Which::seals) ||
+         settle_creates()) {
   }
 }
 

@@ -73,7 +73,10 @@ struct Array {
   Request seal_request = 0;    ///< … and this request, if it still wants to know.
   bool seal_hard = false;
   std::int64_t seal_deadline = 0;
-  bool seals_sleep = false;  ///< The kernel said busy; nothing has changed since.
+  bool seal_cancelled = false;  ///< It is told how it came out all the same.
+  bool given_up = false;        ///< Left half-written meanwhile.
+  bool frozen = false;          ///< Cannot be written any more, yet is not sealed.
+  bool seals_sleep = false;     ///< The kernel said busy; nothing has changed since.
   std::multiset<std::int64_t> seal_retries;
 };
 
@@ -101,8 +104,9 @@ struct Wait {
   Access access = Access::read;
   std::uint64_t newer_than = 0;
   bool renew = false, hard = false, repair = false;
-  bool asked = false;  ///< Not for the first time.
-  bool stood = false;  ///< For a turn at an array, once.
+  bool asked = false;    ///< Not for the first time.
+  bool in_line = false;  ///< For a turn at an array.
+  bool stood = false;    ///< Was so once.
   server::CreateSpec spec{};
 };
 
@@ -245,7 +249,14 @@ class Store {
   std::optional<ErrorCode> find_owned(Session session, Key& array, const Name& name) const;
 
   void settle();
-  bool settle_waits(bool on_names, Wait::On only);
+  enum class Which {
+    in_line,
+    on_names,
+    on_arrays,
+    seals
+  };
+  bool settle_waits(Which which);
+  static bool is_one(const Wait& wait, Which which);
   bool settle_arrays();
   bool settle_creates();
   void expire(std::size_t index);

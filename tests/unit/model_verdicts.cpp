@@ -33,11 +33,12 @@ Store::Verdict Store::try_access(const Wait& wait, Key key) const {
   const bool alone = wait.access == Access::exclusive, writer = wait.access == Access::write;
   switch (array.state) {
     case State::draft:
-      if (alone) return fails(ErrorCode::invalid_argument);
+      if (alone || (writer && array.frozen)) return fails(ErrorCode::invalid_argument);
       return writer && !array.allocating && !array.asking_kernel ? goes(key) : must_wait();
     case State::sealed: return alone || writer ? fails(ErrorCode::invalid_argument) : goes(key);
     case State::broken:
-      return alone && wait.repair ? try_turn(wait, key) : fails(ErrorCode::aborted);
+      if (!alone || !wait.repair || array.frozen) return fails(ErrorCode::aborted);
+      return array.asking_kernel ? waits_for_turn() : try_turn(wait, key);
     default: break;
   }
   if (array.asking_kernel && (alone || writer)) return waits_for_turn();

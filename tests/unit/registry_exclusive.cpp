@@ -89,6 +89,19 @@ TEST_CASE("exclusive: in line by order of arrival, whether by name or by id") {
   CHECK(one.has(second));
 }
 
+TEST_CASE("exclusive: the line goes by arrival, too, when the name has news") {
+  Exclusive one;
+  Store& store = one.store;
+  store.granted(one.ask(one.alice, Access::write));
+  store.hold_seals = true;
+  store.seal(one.alice, one.id, true);
+  const RequestId by_its_id = one.ask(one.bob, Access::write);
+  const RequestId by_its_name = one.ask_by_name(one.bob, Access::write);
+  store.answer_seal(make_error(ErrorCode::busy, "mapped writable"));
+  CHECK(store.as<Grant>(by_its_id).send_descriptor);
+  CHECK_FALSE(store.as<Grant>(by_its_name).send_descriptor);
+}
+
 TEST_CASE("exclusive: who leaves the line makes room for those behind") {
   Exclusive one;
   CHECK(one.has(one.ask(one.alice, Access::read)));

@@ -141,16 +141,24 @@ TEST_CASE("seal: while the kernel is asked") {
     CHECK_FALSE(store.state(id).has_value());
     CHECK(store.code(reads) == ErrorCode::aborted);
   }
-  SUBCASE("cancelled: the answer still counts") {
-    store.cancel(alice, request);
-    CHECK(store.code(request) == ErrorCode::aborted);
+  SUBCASE("cancelled: too late, it is told that it is sealed") {
+    store.as<Done>(store.cancel(alice, request));
+    CHECK(store.open(request));
     store.answer_seal({});
-    CHECK(store.state(id) == State::sealed);
+    CHECK(store.as<Sealed>(request).state == State::sealed);
     store.granted(reads);
     store.as<Done>(store.release(alice, id, Access::read));
   }
-  SUBCASE("a second seal waits for the first") {
-    CHECK(store.code(store.seal(alice, id)) == ErrorCode::busy);
+  SUBCASE("cancelled, and the kernel says busy: nothing has happened") {
+    store.as<Done>(store.cancel(alice, request));
+    store.answer_seal(make_error(ErrorCode::busy, "mapped writable"));
+    CHECK(store.code(request) == ErrorCode::aborted);
+    CHECK(store.state(id) == State::draft);
+  }
+  SUBCASE("a second seal waits for the first, and is told for whom") {
+    const Error error = store.error(store.seal(alice, id));
+    CHECK(error.code == ErrorCode::busy);
+    CHECK(error.text == "seal: '~1000/grid' is being sealed by pid 10001 (test)");
     const RequestId second = store.seal(alice, id, false, -1);
     store.answer_seal({});
     CHECK(store.as<Sealed>(second).seal == Seal::hard);
@@ -160,6 +168,98 @@ TEST_CASE("seal: while the kernel is asked") {
     CHECK(store.code(request) == ErrorCode::aborted);
     store.answer_seal({});
     CHECK(store.state(id) == State::dying);
+  }
+}
+
+TEST_CASE("seal: who else asks while the kernel is asked hears that it is being sealed") {
+  Store store;
+  store.hold_seals = true;
+  const SessionId alice = store.join(kAlice), other = store.join(kAlice);
+  const ArrayId draft = store.draft(alice, "draft");
+  const ArrayId shared = store.draft(alice, "shared", protocol::kCreateMutable);
+  store.seal(alice, draft, true);
+  store.seal(alice, shared, true);
+  AttachSpec join = by_name("draft");
+  join.access = Access::write;
+  const std::string by = " is being sealed by pid 10001 (test)";
+  CHECK(store.error(store.attach(other, join)).text == "timeout: '~1000/draft'" + by);
+  join.name.name = "shared";
+  for (const SessionId session : {alice, other}) {
+    const Error error = store.error(store.attach(session, join));
+    CHECK(error.code == ErrorCode::busy);
+    CHECK(error.text == "access: '~1000/shared'" + by);
+  }
+  join.timeout_ms = 5;
+  const RequestId late = store.attach(other, join);
+  store.tick(5);
+  CHECK(store.error(late).text == "timeout: passed; '~1000/shared'" + by);
+  join.timeout_ms = -1;
+  const RequestId by_its_name = store.attach(other, join);
+  const RequestId by_its_id = store.attach(other, by_id(shared, Access::write, -1));
+  CHECK(store.remove(alice, named("shared")).has_value());
+  CHECK(store.error(by_its_name).text == "name: there is no '~1000/shared'");
+  CHECK(store.error(by_its_id).text == "id: '~1000/shared' was deleted");
+  CHECK(store.code(by_its_id) == ErrorCode::not_found);
+}
+
+TEST_CASE("seal: a name that is taken while the kernel is asked is not taken back") {
+  Store store;
+  store.hold_seals = true;
+  const SessionId alice = store.join(kAlice), root = store.join(kRoot);
+  const ArrayId id = store.draft(alice, "n", protocol::kCreateReplace);
+  const RequestId request = store.seal(alice, id, true, -1);
+  CreateSpec spec = Store::spec("n");
+  spec.name.uid = kAlice;
+  spec.options = protocol::kCreateReplace | protocol::kCreateMutable;
+  const ArrayId taken = store.granted(store.create(root, spec));
+  store.answer_seal({});
+  CHECK(store.code(request) == ErrorCode::permission_denied);
+  CHECK(store.state(taken) == State::mutable_);
+  CHECK(store.state(id) == State::draft);
+  // The kernel lets nobody write it any more: it can be sealed later, or dropped.
+  const Error error = store.error(store.attach(alice, by_id(id, Access::write)));
+  CHECK(error.code == ErrorCode::invalid_argument);
+  CHECK(error.text == "access: '~1000/n' was being sealed, so nobody can write it");
+  CHECK(store.remove(root, with_id(taken)).has_value());
+  const RequestId again = store.seal(alice, id, true);
+  store.answer_seal({});
+  CHECK(store.as<Sealed>(again).seal == Seal::hard);
+}
+
+TEST_CASE("seal: what is given up while the kernel is asked is not sealed") {
+  Store store;
+  store.hold_seals = true;
+  const SessionId alice = store.join(kAlice), other = store.join(kAlice);
+  const ArrayId id = store.draft(alice, "m", protocol::kCreateMutable | protocol::kCreateKeep);
+  store.release(alice, id, Access::write);
+  store.granted(store.attach(alice, by_id(id, Access::exclusive)));
+  const RequestId request = store.seal(alice, id, true);
+  AttachSpec repair = by_id(id, Access::exclusive, -1);
+  repair.repair = true;
+  SUBCASE("by its holder") {
+    store.as<Done>(store.abort(alice, with_id(id)));
+    const RequestId waits = store.attach(other, repair);
+    CHECK(store.open(waits));
+    store.answer_seal({});
+    CHECK(store.code(request) == ErrorCode::aborted);
+    CHECK(store.state(id) == State::broken);
+    CHECK(
+        store.error(waits).text.ends_with("nobody can write it any more: replace it or delete it"));
+  }
+  SUBCASE("its holder ends: it had said that it is whole; nobody repairs what is being sealed") {
+    store.leave(alice);
+    const RequestId waits = store.attach(other, repair);
+    CHECK(store.open(waits));
+    store.answer_seal({});
+    CHECK(store.state(id) == State::sealed);
+    CHECK(store.code(waits) == ErrorCode::invalid_argument);
+  }
+  SUBCASE("its holder ends and the kernel says no: it is broken, and can be repaired") {
+    store.leave(alice);
+    const RequestId waits = store.attach(other, repair);
+    store.answer_seal(make_error(ErrorCode::busy, "mapped writable"));
+    CHECK(store.state(id) == State::broken);
+    store.granted(waits);
   }
 }
 
