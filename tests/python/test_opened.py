@@ -3,6 +3,8 @@
 import os
 import pickle
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -187,3 +189,47 @@ def test_a_forked_child_holds_nothing(client):
 def test_bad_sizes(value):
     with pytest.raises(shmstore.InvalidArgument, match="^max_bytes"):
         shmstore.hold_opened(value)
+
+
+OPENS_AND_DROPS = """
+import os, pickle, sys
+import shmstore
+
+handle = sys.stdin.buffer.read()
+
+def still_held():
+    number = pickle.loads(handle).shm.id
+    return any(who["pid"] == os.getpid() for who in shmstore.holders(id=number))
+
+print(still_held(), flush=True)
+child = os.fork()
+if child == 0:
+    print(still_held(), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+def with_setting(daemon, handle, setting):
+    return subprocess.run(
+        [sys.executable, "-c", OPENS_AND_DROPS],
+        input=handle,
+        capture_output=True,
+        env=daemon.environment(SHMSTORE_HOLD_OPENED=setting),
+    )
+
+
+@pytest.mark.parametrize("setting, held", [("1.5MiB", True), ("4096", True), ("4095", False), ("", False)])
+def test_the_environment_can_say_it(daemon, client, setting, held):
+    x = client.put(None, np.arange(512.0))
+    done = with_setting(daemon, handle_of(x), setting)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().split() == [str(held)] * 2  # the process, and a forked child
+
+
+@pytest.mark.parametrize("setting", ["1GB", "-1", "1e9", "nan", "all"])
+def test_what_is_no_size_in_the_environment(daemon, setting):
+    done = with_setting(daemon, b"", setting)
+    text = done.stderr.decode()
+    assert done.returncode == 1
+    assert f"SHMSTORE_HOLD_OPENED: {setting!r} is not a number of bytes" in text

@@ -12,6 +12,7 @@ sender chose otherwise. That is why the daemon is asked again after ``_ASK_AGAIN
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 import weakref
@@ -19,7 +20,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Optional
 
 from . import _ext
-from ._errors import InvalidArgument
+from ._errors import InvalidArgument, shown
 from ._root import root_on
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ _lock = threading.RLock()  # Collecting garbage may open handles.
 _opened: dict[_Key, _Opened] = {}
 _held: OrderedDict[_Key, _Opened] = OrderedDict()  # By ``queued``.
 _held_bytes = 0
-_held_bytes_max = 0
+_held_bytes_max = 0  # Set at the end of this file.
 
 
 def find(store_id: int, id: int, mode: str) -> Optional[NDArray[Any]]:
@@ -120,13 +121,14 @@ def hold_opened(max_bytes: int) -> None:
 
     For workers that get the same arrays task after task: the array is there at once, with its
     pages, instead of being attached and mapped anew. Up to ``max_bytes`` of arrays are held, those
-    used last; 0, the state at the start, holds none and lets go of what was held. Held are sealed
-    arrays, and mutable ones that came writable.
+    used last; 0 holds none and lets go of what was held. A process starts with 0, or with what
+    $SHMSTORE_HOLD_OPENED says (``1GiB``, or a number of bytes), which is for workers that somebody
+    else starts. Held are sealed arrays, and mutable ones that came writable.
 
     What is held counts as held by this process: the array lives on when everybody else has let go
     of it, a mutable one cannot be sealed or had exclusively by others, and ``release(x)`` returns
     False. Who wants to have one exclusively lets go of what it holds itself for the next handle
-    only, and is in its own way only with arrays that it uses. A forked child starts with none. Any
+    only, and is in its own way only with arrays that it uses. A forked child starts anew. Any
     thread; no round trip.
     """
     global _held_bytes_max
@@ -135,6 +137,17 @@ def hold_opened(max_bytes: int) -> None:
     with _lock:
         _held_bytes_max = max_bytes
         _make_room()
+
+
+def _max_of_environment() -> int:
+    """What $SHMSTORE_HOLD_OPENED says. Raises InvalidArgument."""
+    text = os.environ.get("SHMSTORE_HOLD_OPENED") or "0"
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([KMGT])(?:iB)?)?", text)
+    if found is None:
+        raise InvalidArgument(
+            f"SHMSTORE_HOLD_OPENED: {shown(text)} is not a number of bytes, such as 256MiB"
+        )
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))
 
 
 def _forget(opened: Any) -> None:
@@ -177,7 +190,8 @@ def _after_fork_in_child() -> None:
     _lock = threading.RLock()
     _opened.clear()
     _held.clear()
-    _held_bytes = _held_bytes_max = 0
+    _held_bytes, _held_bytes_max = 0, _max_of_environment()
 
 
+_held_bytes_max = _max_of_environment()
 os.register_at_fork(after_in_child=_after_fork_in_child)
