@@ -219,7 +219,9 @@ def with_setting(daemon, handle, setting):
     )
 
 
-@pytest.mark.parametrize("setting, held", [("1.5MiB", True), ("4096", True), ("4095", False), ("", False)])
+@pytest.mark.parametrize(
+    "setting, held", [("1.5MiB", True), ("4096", True), ("4095", False), ("", False)]
+)
 def test_the_environment_can_say_it(daemon, client, setting, held):
     x = client.put(None, np.arange(512.0))
     done = with_setting(daemon, handle_of(x), setting)
