@@ -52,7 +52,7 @@ class SharedMemory:
     name: None, with ``create``, makes one up. size: bytes, for ``create``. track: False lets the
     block live until ``unlink()``, whoever ends.
 
-    Raises FileExistsError, FileNotFoundError, ValueError, MemoryError when the store is full.
+    Raises FileExistsError, FileNotFoundError, ValueError; OSError (ENOMEM) when the store is full.
     """
 
     _name: Optional[str] = None
