@@ -36,6 +36,9 @@ void Registry::Impl::cached(Session& session, RequestId request, const Qualified
     reply(session, request, kOp, *error);
   } else if (Array* const* array = std::get_if<Array*>(&outcome)) {
     if (*array != nullptr) return grant(session, request, kOp, **array, Access::read);
+    if (std::optional<Error> many = check_roles(session)) {
+      return reply(session, request, kOp, *many);
+    }
     become_loader(session, make_entry(name));
     reply(session, request, kOp, LoaderRole{});
   } else if (Array* line = std::get<MustWait>(outcome).line; timeout_ms == 0) {
@@ -56,12 +59,21 @@ void Registry::Impl::retry_cached(Waiter& waiter, NameEntry& entry, const Qualif
   if (const auto* error = std::get_if<Error>(&outcome)) return answer(waiter, *error);
   Array* array = std::get<Array*>(outcome);
   if (array == nullptr) {
+    if (std::optional<Error> many = check_roles(session)) return answer(waiter, *many);
     become_loader(session, entry);
     return answer(waiter, LoaderRole{});
   }
   const RequestId request = waiter.request;
   drop_waiter(waiter);
   grant(session, request, kOp, *array, Access::read);
+}
+
+// A role has a name, which nobody is charged for.
+std::optional<Error> Registry::Impl::check_roles(const Session& session) {
+  if (session.loading.size() < protocol::kOpenRequestsMax) return std::nullopt;
+  return make_error(ErrorCode::quota_exceeded, "cached: this session is the loader of " +
+                                                   std::to_string(session.loading.size()) +
+                                                   " names already");
 }
 
 void Registry::Impl::become_loader(Session& session, NameEntry& entry) {

@@ -106,9 +106,9 @@ void Registry::Impl::create(Session& session, RequestId request, CreateSpec spec
   spec.name = spec.name.name.empty() ? QualifiedName{session.identity.uid, {}}
                                      : resolve(session, spec.name);
   if (has(spec, protocol::kCreateCached)) spec.options |= protocol::kCreateKeep;
-  if (std::optional<Error> error = check_create(session, spec)) {
-    return reply(session, request, kOp, *error);
-  }
+  std::optional<Error> error = check_create(session, spec);
+  if (!error) error = check_work(session);
+  if (error) return reply(session, request, kOp, *error);
   const std::uint32_t uid = session.identity.uid;
   const bool may_wait = spec.timeout_ms != 0 && !never_fits(uid, spec);
   const auto queue = create_queues.find(uid);

@@ -307,6 +307,7 @@ struct Registry::Impl {
   /// Null, and the request answered, when the user has too many waits or the time is up already.
   Waiter* add_waiter(Session& session, RequestId request, protocol::Op op, std::int64_t deadline_ms,
                      decltype(Waiter::job) job);
+  static std::optional<Error> check_work(const Session& session);
   Waiter& add_work(Session& session, RequestId request, protocol::Op op, decltype(Waiter::job) job);
   void wait_on_name(Waiter& waiter, NameEntry& entry);
   void drop_waiter(Waiter& waiter);
@@ -378,6 +379,7 @@ struct Registry::Impl {
   void retry_cached(Waiter& waiter, NameEntry& entry, const QualifiedName& name);
   Outcome try_cached(const Session& session, const QualifiedName& name,
                      std::uint64_t seq = kLastInLine) const;
+  static std::optional<Error> check_roles(const Session& session);
   void become_loader(Session& session, NameEntry& entry);
   void end_loader(NameEntry& entry);
   std::optional<Error> check_loader(const Session& session, const CreateSpec& spec) const;

@@ -112,6 +112,9 @@ void Registry::Impl::act_seal(Session& session, RequestId request, Array& array,
     return reply(session, request, kOp, *error);
   }
   if (level == Seal::hard && array.segment != 0) {
+    if (std::optional<Error> error = check_work(session)) {
+      return reply(session, request, kOp, *error);
+    }
     Waiter& work = add_work(session, request, kOp, HardSealJob{array.id});
     array.hard_seal = HardSeal{session.id, &work, hard, deadline_ms};
     out->push_back(HardSealSegment{array.id, array.segment});

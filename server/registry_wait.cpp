@@ -29,6 +29,16 @@ Waiter& Registry::Impl::add_work(Session& session, RequestId request, protocol::
   return added;
 }
 
+// May the daemon begin one more piece of work for this session?
+std::optional<Error> Registry::Impl::check_work(const Session& session) {
+  const std::uint64_t works = session.waits.size() - session.waits_charged;
+  if (works < protocol::kOpenRequestsMax) return std::nullopt;
+  return make_error(ErrorCode::quota_exceeded, "requests: " + std::to_string(works) +
+                                                   " of this session are being worked on, " +
+                                                   std::to_string(protocol::kOpenRequestsMax) +
+                                                   " are allowed");
+}
+
 Waiter* Registry::Impl::add_waiter(Session& session, RequestId request, protocol::Op op,
                                    std::int64_t deadline_ms, decltype(Waiter::job) job) {
   if (session.waits_charged >= protocol::kOpenRequestsMax) {

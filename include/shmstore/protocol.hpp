@@ -41,8 +41,9 @@ inline constexpr std::uint32_t kFrameBytesMax = 65536;     ///< Header and body 
 inline constexpr std::uint32_t kErrorTextBytesMax = 1024;  ///< Text of an error reply.
 inline constexpr std::uint32_t kJsonDepthMax = 8;          ///< Nesting of an admin document.
 inline constexpr std::uint32_t kListLimitMax = 128;        ///< Arrays in one page of `list`.
-inline constexpr std::uint32_t kOpenRequestsMax = 1024;    ///< Blocked requests of one session.
-inline constexpr std::int64_t kForever = -1;               ///< A timeout_ms that never ends.
+/// Of one session: blocked requests, requests that the daemon works on, loader roles.
+inline constexpr std::uint32_t kOpenRequestsMax = 1024;
+inline constexpr std::int64_t kForever = -1;  ///< A timeout_ms that never ends.
 inline constexpr std::int64_t kTimeoutMsMax = std::int64_t{1} << 52;
 inline constexpr std::uint64_t kGraceMsDefault = 60'000;  ///< Life of a hand-over lease.
 inline constexpr std::uint64_t kGraceMsMax = 3'600'000;

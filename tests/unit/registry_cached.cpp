@@ -178,3 +178,25 @@ TEST_CASE("cached: time") {
   store.tick(1);
   CHECK(is_loader(store, store.cached(other, own("key"))));
 }
+
+TEST_CASE("cached: a session is the loader of so many names and no more; the next one in line is") {
+  Store store;
+  const SessionId alice = store.join(kAlice), other = store.join(kAlice);
+  const auto name = [](std::uint32_t i) { return own("n" + std::to_string(i)); };
+  store.as<LoaderRole>(store.cached(other, own("last")));
+  const RequestId waits = store.cached(alice, own("last"));
+  const SessionId third = store.join(kAlice);
+  const RequestId behind = store.cached(third, own("last"));
+  Effects effects;
+  for (std::uint32_t i = 0; i < protocol::kOpenRequestsMax; ++i) {
+    store.registry.cached(alice, 1'000'000 + i, name(i), 0, store.now, effects);
+  }
+  const Error error = store.error(store.cached(alice, own("one-more")));
+  CHECK(error.code == ErrorCode::quota_exceeded);
+  CHECK(error.text.find("1024 names") != std::string::npos);
+  store.as<Done>(store.abort(other, named("last")));
+  CHECK(store.code(waits) == ErrorCode::quota_exceeded);
+  store.as<LoaderRole>(behind);
+  store.as<Done>(store.abort(alice, named("n0")));
+  store.as<LoaderRole>(store.cached(alice, own("one-more")));
+}

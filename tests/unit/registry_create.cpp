@@ -252,3 +252,22 @@ TEST_CASE("create: running out of segments, arrays and leases") {
   CHECK(arrays.code == ErrorCode::quota_exceeded);
   CHECK(arrays.text.find("arrays: uid 1000 uses 3 of 3") != std::string::npos);
 }
+
+TEST_CASE("create: so many of a session are worked on at a time and no more") {
+  Limits limits = test_limits();
+  limits.segments_max = 2'000;
+  Store store(limits);
+  store.hold_memory = true;
+  const SessionId alice = store.join(kAlice);
+  Effects effects;
+  for (std::uint32_t i = 0; i < protocol::kOpenRequestsMax; ++i) {
+    store.registry.create(alice, 1'000'000 + i, Store::spec(""), store.now, effects);
+  }
+  const Error error = store.error(store.create(alice, Store::spec("")));
+  CHECK(error.code == ErrorCode::quota_exceeded);
+  CHECK(error.text.find("worked on, 1024") != std::string::npos);
+  store.cancel(alice, 1'000'000);
+  CHECK(store.open(store.create(alice, Store::spec(""))));
+  const SessionId other = store.join(kAlice);
+  CHECK(store.open(store.create(other, Store::spec(""))));
+}
