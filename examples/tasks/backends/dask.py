@@ -36,7 +36,7 @@ class Backend(Base):
             options = {"nthreads": 1, "host": "127.0.0.1", "dashboard": False, **QUIET}
             options["env"] = {"SHMSTORE_SOCKET": socket, "SHMSTORE_AUTOSTART": "0"}
             workers[number] = {"cls": distributed.Nanny, "options": options}
-        scheduler = {"dashboard": False, "port": 0, "host": "127.0.0.1"}
+        scheduler = {"dashboard_address": ":0", "port": 0, "host": "127.0.0.1"}
         return distributed.SpecCluster(
             workers=workers,
             scheduler={"cls": distributed.Scheduler, "options": scheduler},
