@@ -10,9 +10,6 @@ broadcast any more and no task that it knows mentions it.
 All methods of Node run in the worker's event loop, except ``value``.
 """
 
-# mypy: ignore-errors
-# Dask's annotations differ from version to version, and it need not be installed.
-
 from __future__ import annotations
 
 import asyncio
@@ -21,22 +18,47 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
-from dask._task_spec import GraphNode
-from distributed import Scheduler, SchedulerPlugin, Worker, WorkerPlugin, get_worker
-from distributed.comm.core import Comm
-from distributed.core import send_recv
-from distributed.protocol import to_serialize
-from distributed.protocol.numpy import serialize_numpy_ndarray
-from distributed.protocol.serialize import dask_serialize
-from distributed.utils import sync
+
+if TYPE_CHECKING:
+    # Dask's annotations differ from version to version, and it need not be installed.
+    Comm = Any
+    Scheduler = Any
+    Worker = Any
+    dask_serialize: Any
+    get_worker: Any
+    send_recv: Any
+    serialize_numpy_ndarray: Any
+    sync: Any
+    to_serialize: Any
+
+    class GraphNode:
+        """Dask's."""
+
+        __slots__ = ("_dependencies", "key")
+        key: Any
+        _dependencies: frozenset[Any]
+
+    class SchedulerPlugin:
+        """Dask's."""
+
+    class WorkerPlugin:
+        """Dask's."""
+else:
+    from dask._task_spec import GraphNode
+    from distributed import Scheduler, SchedulerPlugin, Worker, WorkerPlugin, get_worker
+    from distributed.comm.core import Comm
+    from distributed.core import send_recv
+    from distributed.protocol import to_serialize
+    from distributed.protocol.numpy import serialize_numpy_ndarray
+    from distributed.protocol.serialize import dask_serialize
+    from distributed.utils import sync
 
 from . import _engines, _errors, _handle
 from ._array import SharedArray, lease_around
 from ._client import Client
-from ._dtype import dtype_of
 from ._engines import CHUNK_BYTES, NO_STORE, Spec
 from .sharing import in_store
 
@@ -67,10 +89,6 @@ async def read_all(pool: Any, address: str, spec: Spec, out: Any) -> None:
             out[start:stop] = np.frombuffer(reply["data"], np.uint8)
     finally:
         pool.reuse(address, comm)
-
-
-def private(spec: Spec) -> Any:
-    return np.empty(spec.shape, dtype_of(spec.dtype), order=spec.order)
 
 
 # --- workers --------------------------------------------------------------------------------------
@@ -148,7 +166,7 @@ class Node:
         if found is None:
             return {"status": "missing"}
         # The view keeps the array until it has been sent.
-        return {"status": "OK", "data": to_serialize(memoryview(_engines.flat(found)[start:stop]))}
+        return {"status": "OK", "data": to_serialize(_engines.bytes_of(found)[start:stop])}
 
     async def write(self, key: str, spec: Any, start: int, data: Any) -> dict[str, Any]:
         """A piece of an array from a client. The pieces come in order."""
@@ -306,7 +324,7 @@ class Node:
             warnings.warn(f"{spec.name}: a copy for this worker alone: {error}", RuntimeWarning)
         except _errors.NotFound:
             pass  # said below, better
-        array = private(spec)
+        array = _engines.array_of(spec)
         try:
             await self._fetch(key, spec, _engines.flat(array), sources)
         except _errors.NotFound:
@@ -338,7 +356,6 @@ def _introduce(original: Any) -> Any:
 Comm.handshake_info = _introduce(Comm.__dict__["handshake_info"])
 
 
-@dask_serialize.register(SharedArray)
 def _serialize(x: SharedArray, context: Any = None) -> Any:
     there = ((context or {}).get("recipient") or {}).get(NAME)
     lease = lease_around(x)
@@ -346,6 +363,9 @@ def _serialize(x: SharedArray, context: Any = None) -> Any:
         return serialize_numpy_ndarray(np.asarray(x), context)
     # Dask's own reader of ndarrays knows this form: the receiver need not have this module.
     return {"pickle": True}, [pickle.dumps(x, 5)]
+
+
+dask_serialize.register(SharedArray, _serialize)
 
 
 # --- handles of other nodes -----------------------------------------------------------------------

@@ -7,7 +7,7 @@ nodes, whatever the host's name.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional, cast
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from ._dtype import dtype_of, dtype_text
 from .sharing import in_store, plain, share
 
 if TYPE_CHECKING:
+    from typing import Literal
+
     from numpy.typing import NDArray
 
     from ._client import Client
@@ -79,6 +81,17 @@ def flat(x: NDArray[Any]) -> NDArray[np.uint8]:
     """The memory of a contiguous array, as bytes in the order in which they lie there."""
     x = plain(x)
     return (x if x.flags.c_contiguous else x.T).reshape(-1).view(np.uint8)
+
+
+def bytes_of(x: NDArray[Any]) -> memoryview:
+    """The same as a memoryview."""
+    return memoryview(cast(Any, flat(x)))
+
+
+def array_of(spec: Spec, memory: Any = None) -> NDArray[Any]:
+    """An array like that of ``spec`` outside the store: on ``memory``, or uninitialised."""
+    order = cast("Literal['C', 'F']", spec.order)
+    return np.ndarray(spec.shape, dtype_of(spec.dtype), memory, order=order)
 
 
 def find(client: Client, spec: Spec, timeout: Optional[float] = 0) -> Optional[SharedArray]:

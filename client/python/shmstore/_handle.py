@@ -128,12 +128,12 @@ def open(  # noqa: A001 - the name counts in every handle
         try:
             root = _opened.note(_attach(store_id, id, host, mode, path), mode)
         except NotFound as error:
-            found = None
+            found: Any = None
             if elsewhere is not None:
                 found = elsewhere(error, (store_id, id, host, mode, path, view))
             if found is None:
                 raise
-            return found
+            return cast("NDArray[Any]", found)  # or what the engine has for one
     if view is None:
         array = root.view(SharedArray)
     else:

@@ -150,7 +150,7 @@ def _max_of_environment() -> int:
     return int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))
 
 
-def _forget(opened: Any) -> None:
+def _forget(opened: _Opened) -> None:
     if _opened.get(opened.key) is opened:
         _opened.pop(opened.key, None)
 

@@ -12,9 +12,6 @@ Importing this module registers the serialisation of SharedArray with Dask; ``se
 ``broadcast`` load it on the workers and the scheduler, where shmstore has to be installed.
 """
 
-# mypy: ignore-errors
-# Dask's annotations differ from version to version, and it need not be installed.
-
 from __future__ import annotations
 
 import asyncio
@@ -22,15 +19,23 @@ import uuid
 import warnings
 from typing import TYPE_CHECKING, Any, Optional
 
-try:
-    from dask.tokenize import tokenize
-    from distributed import Client, get_worker
-    from distributed.core import send_recv
-    from distributed.protocol import to_serialize
-except ImportError as error:
-    raise ImportError(
-        f"shmstore.dask needs dask and distributed, 2024.12 or later ({error})"
-    ) from error
+if TYPE_CHECKING:
+    # Dask's annotations differ from version to version, and it need not be installed.
+    Client = Any
+    get_worker: Any
+    send_recv: Any
+    to_serialize: Any
+    tokenize: Any
+else:
+    try:
+        from dask.tokenize import tokenize
+        from distributed import Client, get_worker
+        from distributed.core import send_recv
+        from distributed.protocol import to_serialize
+    except ImportError as error:
+        raise ImportError(
+            f"shmstore.dask needs dask and distributed, 2024.12 or later ({error})"
+        ) from error
 
 import numpy as np
 
@@ -131,8 +136,10 @@ class Broadcast(Mention):
         if self._client is not None:
             if self._local is None:
                 self._local = self._client.sync(_bring_here, self._client, self.spec)
-            return self._local
-        return _node_of(get_worker()).value(self.key, self.spec, self.origin)
+            local: NDArray[Any] = self._local
+            return local
+        found: NDArray[Any] = _node_of(get_worker()).value(self.key, self.spec, self.origin)
+        return found
 
     def wire(self) -> Any:
         """Bytes of this array that came over the wires to each node: a dict as ``traffic``'s."""
@@ -183,7 +190,7 @@ def _stand_in() -> None:
 
 
 def _node_of(worker: Any) -> Node:
-    node = worker.extensions.get(NAME)
+    node: Optional[Node] = worker.extensions.get(NAME)
     if node is None:
         raise _errors.Disconnected(f"{worker.address}: shmstore.dask is not set up on this worker")
     return node
@@ -223,7 +230,7 @@ async def _release(client: Client, key: str) -> None:
 
 
 async def _bring_here(client: Client, spec: Spec) -> NDArray[Any]:
-    array: NDArray[Any] = _dask_node.private(spec)
+    array: NDArray[Any] = _engines.array_of(spec)
     for address, reply in (await _ask(client, op="shmstore_node", spec=list(spec))).items():
         if reply["has"]:
             try:
@@ -396,7 +403,7 @@ class _Plan:
         return False
 
     async def _push_to(self, address: str) -> None:
-        memory = memoryview(_engines.flat(self.array))
+        memory = _engines.bytes_of(self.array)
         send = await self._sender(address)
         for start in range(0, len(memory), CHUNK_BYTES):
             reply = await send(

@@ -12,25 +12,26 @@ Inside a Ray node Ray's own object store shares arrays as well. This one has nam
 programs that know nothing of Ray, and gives its memory back when the last holder is done.
 """
 
-# mypy: ignore-errors
-# Ray need not be installed, and its annotations differ from version to version.
-
 from __future__ import annotations
 
 import uuid
 import warnings
 from typing import TYPE_CHECKING, Any, Optional
 
-try:
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-except ImportError as error:
-    raise ImportError(f"shmstore.ray needs ray ({error})") from error
+if TYPE_CHECKING:
+    # Ray need not be installed, and its annotations differ from version to version.
+    ray: Any
+    NodeAffinitySchedulingStrategy: Any
+else:
+    try:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    except ImportError as error:
+        raise ImportError(f"shmstore.ray needs ray ({error})") from error
 
 import numpy as np
 
 from . import _engines, _errors
-from ._dtype import dtype_of
 from ._engines import NO_STORE, Spec
 from .sharing import MIN_BYTES, in_store
 
@@ -175,7 +176,7 @@ def _open(spec: Spec, origin: str, keepers: dict[str, Any]) -> NDArray[Any]:
                     out[:] = _read(spec, origin, keepers, _engines.node_text(client))
             except _errors.NotFound as missing:
                 # Ray keeps the traceback, and with it what its frames refer to.
-                array = out = None
+                del array, out
                 raise missing.with_traceback(None) from None
         return array
     except NO_STORE as caught:
@@ -183,15 +184,16 @@ def _open(spec: Spec, origin: str, keepers: dict[str, Any]) -> NDArray[Any]:
     where = "a process without a store" if client is None else _engines.node_text(client)
     warnings.warn(f"{spec.name}: from Ray's own store: {error}", RuntimeWarning, stacklevel=2)
     source = _read(spec, origin, keepers, where)
-    array = np.ndarray(spec.shape, dtype_of(spec.dtype), source, order=spec.order)
-    array.flags.writeable = False
-    return array
+    copied = _engines.array_of(spec, source)
+    copied.flags.writeable = False
+    return copied
 
 
 def _read(spec: Spec, origin: str, keepers: dict[str, Any], where: str) -> NDArray[np.uint8]:
     for keeper in keepers.values():
         try:
-            return ray.get(keeper.read.remote(spec.name))
+            found: NDArray[np.uint8] = ray.get(keeper.read.remote(spec.name))
+            return found
         except (ray.exceptions.RayError, KeyError):
             continue  # That node is gone.
     raise _errors.NotFound(
@@ -270,7 +272,8 @@ class _Keepers:
         error: Optional[Exception] = None
         for _ in range(_TRIES):
             try:
-                return ray.get(answer)
+                outcome: Optional[Exception] = ray.get(answer)
+                return outcome
             except ray.exceptions.RayActorError as caught:
                 error = caught
                 self._keepers[name] = _start(self._places[name])
