@@ -162,6 +162,44 @@ def test_pickling_what_was_inherited(client):
     assert pickle.loads(data).tolist() == list(range(2, 10))
 
 
+@pytest.mark.parametrize("sealed_first", [True, False])
+def test_pickling_an_inherited_draft(client, sealed_first):
+    """Pickled by a child after its parent has sealed it, or before: the contents as sealed."""
+    import pickle
+
+    draft = client.create("x", 10, "i8")
+    part = draft[2:]
+    go, done = Pipe(), Pipe()
+    reader, writer = os.pipe()
+
+    def work():
+        if not sealed_first:
+            os.write(writer, pickle.dumps([draft, part]))
+            done.go()
+        go.wait()
+        if sealed_first:
+            os.write(writer, pickle.dumps([draft, part]))
+        return True
+
+    child = in_child(work)
+    if not sealed_first:
+        done.wait()
+    draft[:] = np.arange(10)
+    draft.seal()
+    go.go()
+    assert joined(child) == 0
+    data = os.read(reader, 10000)
+    assert len(data) < 400
+    whole, rest = pickle.loads(data)
+    assert whole.tolist() == list(range(10)) and rest.tolist() == list(range(2, 10))
+    assert whole.shm.id == draft.shm.id and whole.shm.state == "sealed"
+    assert not whole.flags.writeable and not rest.flags.writeable
+    del draft, part  # the child's hand-over lease was its own
+    gc.collect()
+    again = pickle.loads(data)[0]
+    assert again.tolist() == whole.tolist()
+
+
 @pytest.mark.parametrize("keeps", [False, True])
 def test_nobody_sees_foreign_bytes(daemon, client, keeps):
     """The child reads an inherited array while the parent lets go and others refill the store."""
