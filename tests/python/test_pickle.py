@@ -212,6 +212,26 @@ def test_a_handle_keeps_the_array_alive(client, daemon):
     assert y.tolist() == x.tolist()
 
 
+def test_an_opened_handle_keeps_the_array_for_others(client):
+    """For a broadcast's other receivers, and a task's second try; until it is deleted."""
+    data = pickle.dumps(client.put(None, np.arange(5)))
+    number = pickle.loads(data).shm.id
+    gc.collect()
+    x = pickle.loads(data)
+    client.delete(id=number)
+    assert x.tolist() == [0, 1, 2, 3, 4]
+    del x
+    assert client.stats()["arrays"] == 0
+
+
+def test_a_handle_of_what_is_open_stays_in_flight(client):
+    x = client.put(None, np.arange(5))
+    first = pickle.loads(pickle.dumps(x))
+    assert client.in_flight() == []
+    second = pickle.loads(pickle.dumps(x))  # no message says so
+    assert client.info(id=x.shm.id)["in_flight"] == 1 and np.shares_memory(first, second)
+
+
 def test_grace_is_the_clients(daemon):
     short = daemon.client(grace=0.05)
     x = short.put("x", np.arange(5))

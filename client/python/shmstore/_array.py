@@ -112,7 +112,8 @@ class SharedArray(_ext.ArrayBase):
 
     Pickling sends a handle of at most 200 bytes instead of the data (for views up to four
     dimensions) and takes a hand-over lease, so that the array lives for the receiver for the
-    client's ``grace``, 60 s unless set, even if the sender lets go. The receiver gets the same
+    client's ``grace``, 60 s unless set, even if the sender lets go. Opening a handle begins the
+    time anew: there may be more who open it. The receiver gets the same
     memory: a draft it can write to, a mutable array writable if this view is, otherwise a read-only
     array. Pickled by value: what has no lease, private copies (mode ``"c"``), views with a stride
     of zero, and arrays that were deleted or replaced, which nobody can attach to any more.

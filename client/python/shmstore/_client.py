@@ -349,8 +349,11 @@ class Client:
 
     def in_flight(self, prefix: str = "") -> Dicts:
         """The arrays of ``list`` whose handles were pickled and not all opened yet: what is on its
-        way from one process to another. A handle that is lost counts until its grace has passed;
-        one that is opened several times takes several off.
+        way from one process to another. For people to look at, not to decide by: a handle that is
+        opened several times takes several off; one that is lost counts until the hand-over lease
+        ends, and so does one that was opened by a process that had the array open, because that
+        takes no message to the store (see ``hold_opened``). The lease ends ``grace`` seconds after
+        the last handle was pickled or opened.
         """
         return [info for info in self.list(prefix) if info["in_flight"]]
 
