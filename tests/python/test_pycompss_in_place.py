@@ -35,6 +35,12 @@ def test_a_chain_of_writers_on_several_processes(application):  # noqa: F811
 
 
 @needs_sources
+def test_methods_and_other_decorators(application):  # noqa: F811
+    (fact,) = application(PROGRAM, "methods").facts["methods"]
+    assert fact == {"made": [[2, 2], [4, 4], [8, 8]], "value": 8}
+
+
+@needs_sources
 def test_a_task_may_make_one(application):  # noqa: F811
     assert application(PROGRAM, "from_a_task").facts["made"] == [{"kind": "InPlace", "value": 200}]
 
@@ -97,14 +103,18 @@ def test_a_task_that_keeps_the_array_loses_it(application):  # noqa: F811
 
 @needs_sources
 def test_a_task_does_not_wait_for_ever(application):  # noqa: F811
-    (fact,) = application(PROGRAM, "waiting", check=False, WAIT="1").facts["error"]
+    facts = application(PROGRAM, "waiting", check=False, WAIT="1").facts
+    (fact,) = facts["error"]
     assert "TimedOut" in fact["text"] and "array 'busy' is in use" in fact["text"]
     assert fact["x"] == 0
+    ((text,),) = (fact["texts"] for fact in facts["warnings"])
+    assert text.startswith("c: the main program has what read() gave; tasks")
 
 
 @needs_sources
 def test_other_arguments_are_refused(application):  # noqa: F811
     facts = application(PROGRAM, "wrong", check=False).facts
+    assert facts["twice"] == [{"text": "d: is the same array as c"}] * 2
     kinds = ("ndarray", "int", "NoneType")
     expected = [f"c: Shared needs an array made by in_place(), not {kind}" for kind in kinds]
     assert [fact["text"] for fact in facts["error"]] == expected
@@ -149,6 +159,14 @@ for spec in ({Type: IN, Shared: True}, {Type: OUT, Shared: True}, {Shared: True}
     else:
         raise SystemExit(f"{spec} was accepted")
 task(c={Direction: INOUT, Shared: True})(lambda c: None)
+for name, function in (("args", lambda c, *args: None), ("more", lambda c, **more: None),
+                       ("d", lambda c: None)):
+    try:
+        task(**{name: {Type: INOUT, Shared: True}})(function)
+    except ValueError as error:
+        assert str(error).startswith(f"{name}: "), error
+    else:
+        raise SystemExit(f"{name} was accepted")
 try:
     task(c={Type: INOUT, Shared: True}, on_failure="IGNORE")
 except ValueError as error:

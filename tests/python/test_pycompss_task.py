@@ -130,6 +130,14 @@ for spec in ({Type: INOUT, RRO: True}, {Type: FILE_IN, RRO: True}, {Type: OUT, R
 for spec in ({Type: IN, Direction: IN, RRO: True}, {Direction: 0, RRO: True}, {RRO: True},
              {Type: COLLECTION, Direction: IN, Depth: 2, RRO: True}, {Type: INOUT, RRO: False}):
     task(a=spec)(lambda a: None)
+for name in ("args", "more"):
+    task(**{name: {Type: IN, RRO: True}})(lambda *args, **more: None)
+try:
+    task(b={Type: IN, RRO: True})(lambda a, **more: None)
+except ValueError as error:
+    assert str(error) == "b: RRO or Shared, but the function has no such parameter", error
+else:
+    raise SystemExit("b was accepted")
 """
     done = python(tree, source)
     assert done.returncode == 0, done.stderr

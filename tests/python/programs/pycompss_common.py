@@ -2,10 +2,11 @@
 
 import json
 
-from pycompss.api.parameter import IN, Type
+from pycompss.api.constraint import constraint
+from pycompss.api.parameter import IN, INOUT, Type
 from pycompss.api.task import task as plain_task
 
-from shmstore.pycompss import RRO, StorageObject, task
+from shmstore.pycompss import RRO, Shared, StorageObject, task
 
 
 def say(what, **facts):
@@ -31,6 +32,13 @@ class Grid:
     @task(a={Type: IN, RRO: True}, returns=1, target_direction=IN)
     def times(self, a):
         return [type(a).__name__, float(a.sum()) * self.n]
+
+
+    @constraint(computing_units="1")
+    @task(a={Type: IN, RRO: True}, c={Type: INOUT, Shared: True}, returns=1, target_direction=IN)
+    def add(self, a, c, scale=1.0):
+        c += scale * self.n * a[0, 0]
+        return c[:2]
 
 
 class Block(StorageObject):

@@ -10,7 +10,7 @@ import numpy as np
 from pycompss.api.api import compss_barrier, compss_wait_on
 from pycompss.api.parameter import IN, INOUT, Type
 from pycompss.runtime.management.object_tracker import OT
-from pycompss_common import inode, say
+from pycompss_common import Grid, inode, say
 
 import shmstore
 from shmstore.pycompss import RRO, Shared, configure, in_place, task
@@ -135,6 +135,13 @@ def chain():
     say("swapped", c=float(c.read().max()), d=float(np.asarray(d).max()))
 
 
+def methods():
+    a, c, grid = np.ones((B, B)), in_place(np.zeros(3)), Grid(2)
+    made = [grid.add(a, c), grid.add(a, c=c), grid.add(c=c, a=a, scale=2.0)]
+    made = [x.tolist() for x in compss_wait_on(made)]
+    say("methods", made=made, value=float(compss_wait_on(c).read()[0]))
+
+
 def from_a_task():
     c = made(100)
     add(c)
@@ -161,10 +168,11 @@ def files():
 
 def caught(part):
     def run():
+        here = part.__code__.co_filename
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             part()
-        texts = [str(one.message) for one in caught if "store" in str(one.message)]
+        texts = [str(one.message) for one in caught if one.filename == here]
         say("warnings", texts=texts)
 
     return run
@@ -221,15 +229,21 @@ def failing(what, name):
 
 def waiting():
     c = in_place(np.zeros(100), name="busy")
-    x = c.read()
+    part = c.read()[:3]
     add(c)
     try:
         compss_wait_on(c)
     except RuntimeError as error:
-        say("error", text=str(error)[-1500:], x=float(x[0]))
+        say("error", text=str(error)[-1500:], x=float(part[0]))
 
 
 def wrong():
+    c = in_place(np.zeros(100))
+    for call in (lambda: swap(c, c), lambda: swap(c, d=c)):
+        try:
+            call()
+        except ValueError as error:
+            say("twice", text=str(error))
     for value in (np.zeros(3), 3, None):
         try:
             add(value)
@@ -270,6 +284,7 @@ if __name__ == "__main__":
         "matmul": matmul,
         "chain": chain,
         "from_a_task": from_a_task,
+        "methods": methods,
         "files": caught(files),
         "named": lambda: named(sys.argv[2]),
         "missing_wait": missing_wait,
@@ -277,7 +292,7 @@ if __name__ == "__main__":
         "fail": lambda: failing(fail, "failed"),
         "die": lambda: failing(die, "died"),
         "keep": lambda: failing(keep, "kept"),
-        "waiting": waiting,
+        "waiting": caught(waiting),
         "wrong": wrong,
         "unmarked": unmarked,
         "sequential": sequential,

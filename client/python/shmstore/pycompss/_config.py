@@ -82,12 +82,12 @@ def or_without(
         if not settings.warned:
             settings.warned = True
             text = f"PyCOMPSs goes on without the store: {error}"
-            warnings.warn(text, RuntimeWarning, stacklevel=_callers_level())
+            warnings.warn(text, RuntimeWarning, stacklevel=callers_level())
         return otherwise()
 
 
-def _callers_level() -> int:
-    """For ``or_without`` to warn of the line that called this package."""
+def callers_level() -> int:
+    """The ``stacklevel`` to warn of the line that called this package."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_globals["__name__"].startswith(__package__):
         frame, level = frame.f_back, level + 1

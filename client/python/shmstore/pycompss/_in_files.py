@@ -67,6 +67,9 @@ class InFiles(InPlace):
         self._check()
         return _array(self._array, self._file_ticket, False)
 
+    def is_read(self) -> bool:
+        return False  # Nobody waits for that.
+
     @contextlib.contextmanager
     def writing(self) -> Iterator[list[InPlaceArray]]:
         self._check()

@@ -124,7 +124,13 @@ class InPlace:
         Waits for a task that has it. Raises NotFound if tasks have changed it since (then
         ``compss_wait_on`` is missing), Aborted if one of them failed or died half-way.
         """
-        return _array(self._ticket, _versioned(self._ticket, "r"))
+        lease = _versioned(self._ticket, "r")
+        _reading[self._ticket.store, self._ticket.id] = lease
+        return _array(self._ticket, lease)
+
+    def is_read(self) -> bool:
+        """Whether something that ``read`` gave exists in this process."""
+        return (self._ticket.store, self._ticket.id) in _reading
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
         return np.array(self.read(), dtype=dtype)
@@ -294,6 +300,9 @@ def _array(ticket: Ticket, lease: _ext.Lease) -> InPlaceArray:
     result._ticket = ticket
     return result
 
+
+#: The last that ``InPlace.read`` gave, by store and id.
+_reading: weakref.WeakValueDictionary[tuple[int, int], _ext.Lease] = weakref.WeakValueDictionary()
 
 #: The arrays that the task which runs in this process writes, by store and id.
 _writing: dict[tuple[int, int], InPlaceArray] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import warnings
 import weakref
 from typing import Any, Callable, Optional
 
@@ -13,7 +14,7 @@ import numpy as np
 from .. import sharing
 from .._array import lease_around
 from ..sharing import map_leaves
-from ._config import engine, or_without, settings
+from ._config import callers_level, engine, or_without, settings
 from ._in_files import FileTicket, changing
 from ._in_place import InPlace, InPlaceArray, Ticket, peek, writing
 
@@ -66,8 +67,8 @@ def task(*args: Any, **specs: Any) -> Callable[[Callable[..., Any]], Callable[..
     the array. A reader that runs too late for its version gets NotFound; see ``InPlace``. Without a
     store ``in_place`` makes what PyCOMPSs passes by its files; the task gets a copy then.
 
-    ValueError at decoration for marks that make no sense. Called outside of a PyCOMPSs application
-    the function is simply called.
+    ValueError at decoration for marks that make no sense, or name no parameter. Called outside of a
+    PyCOMPSs application the function is simply called.
     """
     marks = _Marks(specs)
     decorate = _engine_task(*args, **marks.specs)
@@ -75,6 +76,7 @@ def task(*args: Any, **specs: Any) -> Callable[[Callable[..., Any]], Callable[..
     def decorator(function: Callable[..., Any]) -> Callable[..., Any]:
         inner = decorate(function)
         name_of = _Names(function)
+        name_of.check(marks)
 
         @functools.wraps(inner)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -82,6 +84,8 @@ def task(*args: Any, **specs: Any) -> Callable[[Callable[..., Any]], Callable[..
                 raise ValueError(_IGNORED)
             if "compss_key" in kwargs and _context.in_worker():
                 return _run(inner, marks, args, kwargs)
+            if marks.in_place:
+                _check_once(marks, name_of, args, kwargs)
             change = _submitted if _submits() else _called
             with contextlib.ExitStack() as after:
                 args = tuple(
@@ -179,6 +183,15 @@ class _Names:
         self._rest = self._only(parameters, inspect.Parameter.VAR_POSITIONAL)
         self._keywords = self._only(parameters, inspect.Parameter.VAR_KEYWORD)
 
+    def check(self, marks: _Marks) -> None:
+        """ValueError for marks on parameters that the function does not have, or not as such."""
+        for name in (*marks.read, *marks.in_place):
+            if name not in self._named:
+                raise ValueError(f"{name}: RRO or Shared, but the function has no such parameter")
+        for name in marks.in_place.intersection({self._rest, self._keywords}):
+            stars = "*" if name == self._rest else "**"
+            raise ValueError(f"{name}: PyCOMPSs takes {stars}{name} as IN; Shared needs INOUT")
+
     @staticmethod
     def _only(parameters: Any, kind: Any) -> Optional[str]:
         return next((p.name for p in parameters if p.kind == kind), None)
@@ -198,10 +211,26 @@ def _submits() -> bool:
     return bool(_context.in_master() or _context.in_worker() and _context.is_nesting_enabled())
 
 
+def _check_once(marks: _Marks, name_of: _Names, args: Any, kwargs: dict[str, Any]) -> None:
+    """ValueError for an array that two parameters change."""
+    given = [(name_of.position(index), value) for index, value in enumerate(args)]
+    given += [(name_of.keyword(name), value) for name, value in kwargs.items()]
+    changed: dict[int, Optional[str]] = {}
+    for name, value in given:
+        if name not in marks.in_place or not isinstance(value, InPlace):
+            continue
+        if id(value) in changed:
+            raise ValueError(f"{name}: is the same array as {changed[id(value)]}")
+        changed[id(value)] = name
+
+
 def _submitted(marks: _Marks, name: Optional[str], value: Any, _: contextlib.ExitStack) -> Any:
     """The argument to submit in place of ``value``."""
     if name in marks.in_place and not isinstance(value, (InPlace, _Future)):
         raise TypeError(_no_in_place(name, value))
+    if name in marks.in_place and isinstance(value, InPlace) and value.is_read():
+        text = "the main program has what read() gave; tasks that change the array wait for that"
+        warnings.warn(f"{name}: {text}", RuntimeWarning, stacklevel=callers_level())
     return _shared(value, collection=marks.read[name]) if name in marks.read else value
 
 
