@@ -90,7 +90,6 @@ void Dispatcher::end_session(SessionId session) {
     ending_.push_back(session);
   }
   run_effects();
-  cancel_orphaned_growths();
   (void)probe_released();
   check_after_request();
 }
@@ -242,20 +241,11 @@ void Dispatcher::retry_parked() {
   }
 }
 
-/// An allocation whose draft is gone need not be finished.
-void Dispatcher::cancel_orphaned_growths() {
-  for (const auto& [ticket, id] : growing_) {
-    const std::optional<ArrayView> array = registry_.find(id);
-    if (!array || array->state == State::dying) store_.cancel(ticket);
-  }
-}
-
 // -- time, checks ---------------------------------------------------------------------------------
 
 void Dispatcher::tick() {
   registry_.tick(read_clock(), effects_);
   run_effects();
-  cancel_orphaned_growths();
   check_after_request();
 }
 

@@ -125,6 +125,7 @@ class Dispatcher {
   void run_effects();
   void carry_out(const Completion& completion);
   void carry_out(const AllocateSegment& effect);
+  void carry_out(const CancelAllocation& effect);
   void carry_out(const HardSealSegment& effect);
   void carry_out(const FreeSegment& effect);
   void carry_out(const EventRecord& effect);
@@ -140,7 +141,6 @@ class Dispatcher {
 
   void make_room(std::uint32_t uid, std::uint64_t bytes);
   [[nodiscard]] bool lacks_room(std::uint32_t uid, std::uint64_t array_bytes) const;
-  void cancel_orphaned_growths();
   void retry_parked();
   void check_after_request();
 
@@ -161,9 +161,7 @@ class Dispatcher {
   FrameWriter writer_;
   Effects effects_;  // appended to by every registry call, emptied by run_effects()
   bool running_effects_ = false;
-  std::size_t freed_in_run_ = 0;                        // FreeSegment effects of this run
-  std::unordered_map<std::uint64_t, ArrayId> growing_;  // allocations under way, by ticket
-  std::uint64_t last_ticket_ = 0;
+  std::size_t freed_in_run_ = 0;  // FreeSegment effects of this run
   std::vector<Parked> parked_;    // first come, first served
   std::deque<SessionId> ending_;  // ended, with leases left
   std::uint64_t requests_ = 0;

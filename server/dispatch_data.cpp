@@ -219,7 +219,6 @@ Result<void> Dispatcher::on_release(const Request& request) {
   registry_.release(request.session.id, request.header.request, ArrayId{release->id},
                     static_cast<Access>(release->access), release->grants, read_clock(), effects_);
   run_effects();
-  cancel_orphaned_growths();
   check_after_request();
   return {};
 }
@@ -266,7 +265,6 @@ Result<void> Dispatcher::on_cancel(const Request& request) {
   registry_.cancel(request.session.id, request.header.request, cancel->request, read_clock(),
                    effects_);
   run_effects();
-  cancel_orphaned_growths();
   check_after_request();
   return {};
 }
@@ -282,7 +280,6 @@ Result<void> Dispatcher::on_abort(const Request& request) {
   }
   registry_.abort(request.session.id, request.header.request, target, read_clock(), effects_);
   run_effects();
-  cancel_orphaned_growths();
   check_after_request();
   return {};
 }

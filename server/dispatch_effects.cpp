@@ -38,14 +38,15 @@ void Dispatcher::carry_out(const Completion& completion) {
 }
 
 void Dispatcher::carry_out(const AllocateSegment& effect) {
-  const std::uint64_t ticket = ++last_ticket_;
-  growing_.emplace(ticket, effect.id);
-  store_.allocate(ticket, effect.uid, effect.bytes,
-                  [this, ticket, id = effect.id](Result<SegmentId> segment) {
-                    growing_.erase(ticket);
+  store_.allocate(effect.id.raw, effect.uid, effect.bytes,
+                  [this, id = effect.id](Result<SegmentId> segment) {
                     registry_.segment_ready(id, std::move(segment), read_clock(), effects_);
                     run_effects();
                   });
+}
+
+void Dispatcher::carry_out(const CancelAllocation& effect) {
+  store_.cancel(effect.id.raw);
 }
 
 void Dispatcher::carry_out(const HardSealSegment& effect) {

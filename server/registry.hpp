@@ -107,6 +107,10 @@ struct AllocateSegment {
   std::uint32_t uid = 0;
   std::uint64_t bytes = 0;
 };
+/// That memory is not wanted any more; it may come all the same.
+struct CancelAllocation {
+  ArrayId id;
+};
 /// F_SEAL_WRITE to add; answer with hard_sealed().
 struct HardSealSegment {
   ArrayId id;
@@ -129,7 +133,8 @@ struct EventRecord {
   std::uint64_t version = 0;
   State state = State::draft;
 };
-using Effect = std::variant<Completion, AllocateSegment, HardSealSegment, FreeSegment, EventRecord>;
+using Effect = std::variant<Completion, AllocateSegment, CancelAllocation, HardSealSegment,
+                            FreeSegment, EventRecord>;
 using Effects = std::vector<Effect>;
 
 /// Who had exclusive access to a broken array, and when it went away.
@@ -241,7 +246,8 @@ class Registry {
   void segment_freed(SegmentId, Now, Effects&);
 
   // -- time -------------------------------------------------------------------------------------
-  /// Ends waits whose deadline passed, arrays whose ttl passed, hand-over leases.
+  /// Ends waits whose deadline passed, arrays whose ttl passed, hand-over leases: a bounded number
+  /// of them. If there are more, next_deadline_ms() lies in the past.
   void tick(Now, Effects&);
   /// When tick() has something to do; nothing: never.
   [[nodiscard]] std::optional<std::int64_t> next_deadline_ms() const;

@@ -177,6 +177,7 @@ void Registry::Impl::make_dying(Array& array) {
     answer(*array.hard_seal->waiter, error);
   }
   array.hard_seal.reset();
+  if (array.allocating) out->push_back(CancelAllocation{array.id});
   settle_charge(array);
   mark(array);
 }

@@ -4,9 +4,17 @@
 
 namespace shmstore::server {
 
+namespace {
+
+// A million arrays may have been given the same last moment.
+constexpr int kTimersAtOnce = 256;
+
+}  // namespace
+
 void Registry::Impl::tick() {
   room = true;  // Limits may have been raised since.
-  while (!timers.empty() && timers.begin()->at_ms <= now.boot_ms) {
+  for (int n = 0; n < kTimersAtOnce; ++n) {
+    if (timers.empty() || timers.begin()->at_ms > now.boot_ms) break;
     const Timer timer = *timers.begin();
     timers.erase(timers.begin());
     fire(timer);

@@ -182,6 +182,13 @@ TEST_CASE("dispatch: an allocation is given up when its session has gone") {
   bench.store.hold = true;
   CHECK(bench.send(session, Op::create, Bench::create_text("grid", 4096)));
   bench.dispatcher.end_session(session.id);
+  REQUIRE(bench.store.cancelled.size() == 1);
+  // Once: nobody who lets something go pays for what others get.
+  SessionState& other = bench.join(kAlice);
+  bench.store.hold = false;
+  const std::uint64_t id = bench.put(other, "own");
+  CHECK_FALSE(bench.release(other, id, Access::read).header.status);
+  bench.dispatcher.tick();
   CHECK(bench.store.cancelled.size() == 1);
   bench.store.finish();
   CHECK(bench.store.segments() == 0);

@@ -118,3 +118,25 @@ TEST_CASE("sessions: too many connections") {
   store.leave(alice);
   store.join(kAlice);
 }
+
+TEST_CASE("keep: arrays that end at the same moment end a bounded number at a time") {
+  Store store;
+  const SessionId alice = store.join(kAlice), reader = store.join(kAlice);
+  for (int i = 0; i < 600; ++i) {
+    CreateSpec spec = Store::spec("n" + std::to_string(i), 0);
+    spec.options = protocol::kCreateKeep;
+    spec.ttl_ms = 1'000;
+    const ArrayId id = store.granted(store.create(alice, std::move(spec)));
+    store.as<Sealed>(store.seal(alice, id));
+    store.as<Done>(store.release(alice, id, Access::read));
+  }
+  store.tick(1'000);
+  CHECK(store.registry.counts().arrays == 344);
+  CHECK(*store.registry.next_deadline_ms() <= store.now.boot_ms);
+  store.put(reader, "served");
+  store.tick(0);
+  CHECK(store.registry.counts().arrays == 89);
+  store.tick(0);
+  CHECK(store.registry.counts().arrays == 1);
+  CHECK_FALSE(store.registry.next_deadline_ms().has_value());
+}

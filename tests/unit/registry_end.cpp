@@ -149,7 +149,7 @@ TEST_CASE("end: nothing is granted to a session that is gone") {
   const RequestId unborn = store.create(gone, Store::spec("unborn"));
   CHECK_FALSE(store.leave_some(gone, 0));
   store.as<LoaderRole>(next);
-  CHECK_FALSE(store.registry.find(store.allocations.at(0).id)->state != State::dying);
+  CHECK(store.cancelled == std::vector<ArrayId>{store.allocations.at(0).id});
   store.give_memory();
   store.hold_memory = false;
   store.put(other, "later");

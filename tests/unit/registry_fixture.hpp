@@ -198,6 +198,7 @@ class Store {
   Now now{1'000'000, 1.7e9};
   bool hold_memory = false, hold_freed = false, hold_seals = false;
   std::vector<AllocateSegment> allocations;
+  std::vector<ArrayId> cancelled;
   std::vector<SegmentId> freed;
   std::vector<HardSealSegment> hard_seals;
   std::vector<EventRecord> events;
@@ -242,6 +243,8 @@ class Store {
         order.push_back(done->request);
       } else if (const auto* wanted = std::get_if<AllocateSegment>(&effect)) {
         allocations.push_back(*wanted);
+      } else if (const auto* unwanted = std::get_if<CancelAllocation>(&effect)) {
+        cancelled.push_back(unwanted->id);
       } else if (const auto* hard = std::get_if<HardSealSegment>(&effect)) {
         hard_seals.push_back(*hard);
       } else if (const auto* free = std::get_if<FreeSegment>(&effect)) {
