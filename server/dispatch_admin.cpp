@@ -18,7 +18,11 @@ namespace {
 using protocol::Op;
 
 constexpr std::size_t kReplyBytesMax = protocol::kFrameBytesMax - sizeof(protocol::FrameHeader);
-constexpr std::size_t kWatchesMax = 16;  // of one session
+constexpr std::size_t kCursorBytesMax = 512;  // and what is around the rows of a page
+constexpr std::size_t kHoldersMax = 1024;     // rows that might fit into a frame
+constexpr std::size_t kWatchesMax = 16;       // of one session
+/// Of one user: each event of each array asks them all.
+constexpr std::size_t kUserWatchesMax = 1024;
 constexpr std::size_t kProblemsMax = 64;
 constexpr std::size_t kProbesPerGc = 1024;
 /// A selfcheck that takes long is not repeated before so many times that long has passed: nobody
@@ -91,20 +95,25 @@ Result<std::string> AdminPlane::answer(const Request& request, Effects& effects)
 Result<std::string> AdminPlane::on_list(Context& context) {
   const Result<ListRequest> list = list_request(context.json);
   if (!list) return list.error();
-  // Names, dtypes and attrs may be long: a page that does not fit is asked for again, shorter.
-  for (std::size_t limit = list->limit; limit > 0; limit /= 2) {
+  // Names, dtypes and attrs may be long: of a page that does not fit, what fits is asked for again.
+  for (std::size_t limit = list->limit; limit > 0;) {
     const Result<ListPage> page =
         registry_.list(context.request.session, list->of.prefix, list->of.ns_uid, list->cursor,
                        limit, context.request.now);
     if (!page) return page.error();
     Json reply;
     reply["arrays"] = Json::array();
+    std::size_t bytes = kCursorBytesMax;
     for (const ArrayView& array : page->arrays) {
-      reply["arrays"].push_back(to_json(array, context.caller.uid));
+      Json row = to_json(array, context.caller.uid);
+      bytes += document_text(row).size() + 1;
+      if (bytes > kReplyBytesMax) break;
+      reply["arrays"].push_back(std::move(row));
     }
+    limit = reply["arrays"].size();
+    if (limit < page->arrays.size()) continue;
     reply["cursor"] = page->cursor ? Json(*page->cursor) : Json();
-    std::string text = document_text(reply);
-    if (text.size() <= kReplyBytesMax) return text;
+    return document_text(reply);
   }
   return make_error(ErrorCode::internal, "one array does not fit into a frame");
 }
@@ -121,21 +130,20 @@ Result<std::string> AdminPlane::on_info(Context& context) {
 Result<std::string> AdminPlane::on_holders(Context& context) {
   const Result<TargetRequest> of = target_request(context.json, facts_.store_id);
   if (!of) return of.error();
-  const Result<std::vector<HolderView>> holders =
-      registry_.holders(context.request.session, of->target, context.request.now, context.effects);
+  const Result<HolderPage> holders = registry_.holders(
+      context.request.session, of->target, context.request.now, kHoldersMax, context.effects);
   if (!holders) return holders.error();
   Json reply;
   reply["holders"] = Json::array();
   std::size_t bytes = 64;
-  for (const HolderView& holder : *holders) {
+  for (const HolderView& holder : holders->holders) {
     Json row = to_json(holder);
     bytes += document_text(row).size() + 1;
-    if (bytes > kReplyBytesMax) {
-      reply["more"] = holders->size() - reply["holders"].size();
-      break;
-    }
+    if (bytes > kReplyBytesMax) break;
     reply["holders"].push_back(std::move(row));
   }
+  const std::uint64_t more = holders->leases - reply["holders"].size();
+  if (more > 0) reply["more"] = more;
   return document_text(reply);
 }
 
@@ -300,14 +308,18 @@ Result<std::string> AdminPlane::on_watch(Context& context) {
   Result<PrefixRequest> watch = prefix_request(context.json);
   if (!watch) return watch.error();
   const SessionId session = context.request.session;
-  const auto mine = std::count_if(watchers_.begin(), watchers_.end(),
-                                  [session](const Watcher& w) { return w.session == session; });
-  if (static_cast<std::size_t>(mine) >= kWatchesMax) {
-    return make_error(ErrorCode::quota_exceeded,
-                      "watch: one session has at most " + std::to_string(kWatchesMax));
+  std::size_t of_session = 0, of_user = 0;
+  for (const Watcher& watcher : watchers_) {
+    of_session += watcher.session == session ? 1U : 0U;
+    of_user += watcher.uid == context.caller.uid ? 1U : 0U;
   }
-  watchers_.push_back(
-      {session, context.request.request, std::move(watch->prefix), watch->ns_uid, false});
+  if (of_session >= kWatchesMax || of_user >= kUserWatchesMax) {
+    return make_error(ErrorCode::quota_exceeded, "watch: one session has at most " +
+                                                     std::to_string(kWatchesMax) + ", one user " +
+                                                     std::to_string(kUserWatchesMax));
+  }
+  watchers_.push_back({session, context.request.request, context.caller.uid,
+                       std::move(watch->prefix), watch->ns_uid, false});
   return std::string("{}");
 }
 

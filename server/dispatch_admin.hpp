@@ -48,6 +48,7 @@ class AdminPlane {
   struct Watcher {
     SessionId session = 0;
     RequestId request = 0;
+    std::uint32_t uid = 0;
     std::string prefix;
     std::optional<std::uint32_t> ns_uid;
     bool lost = false;

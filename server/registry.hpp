@@ -182,6 +182,11 @@ struct HolderView {
   std::int64_t from_pid = 0;    ///< Who pickled the last one.
 };
 
+struct HolderPage {
+  std::vector<HolderView> holders;
+  std::uint64_t leases = 0;  ///< All that there are.
+};
+
 struct ListPage {
   std::vector<ArrayView> arrays;
   std::optional<std::string> cursor;  ///< Opaque; nothing: that was the last page.
@@ -226,7 +231,8 @@ class Registry {
 
   // -- admin requests; answered by their result -------------------------------------------------
   Result<ArrayView> info(SessionId, const Target&, Now, Effects&);
-  Result<std::vector<HolderView>> holders(SessionId, const Target&, Now, Effects&);
+  /// At most `limit` of them, writers first.
+  Result<HolderPage> holders(SessionId, const Target&, Now, std::size_t limit, Effects&);
   /// Arrays the caller may read whose full name begins with `prefix`, by (namespace, name), then
   /// anonymous ones of the caller by id. ns_uid: only that namespace; nothing: own first, then all.
   Result<ListPage> list(SessionId, std::string_view prefix, std::optional<std::uint32_t> ns_uid,

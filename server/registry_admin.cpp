@@ -33,13 +33,14 @@ Result<ArrayView> Registry::info(SessionId session, const Target& target, Now no
   return impl_->view(**array, now.boot_ms);
 }
 
-Result<std::vector<HolderView>> Registry::holders(SessionId session, const Target& target, Now now,
-                                                  Effects& effects) {
+Result<HolderPage> Registry::holders(SessionId session, const Target& target, Now now,
+                                     std::size_t limit, Effects& effects) {
   const Result<Array*> array = impl_->look_at(session, target, now, effects);
   if (!array) return array.error();
-  std::vector<HolderView> holders;
-  holders.reserve((*array)->lease_count);
+  HolderPage page;
+  page.leases = (*array)->lease_count;
   for (const Lease* lease = (*array)->leases.first(); lease != nullptr; lease = lease->next) {
+    if (page.holders.size() >= limit) break;
     HolderView holder;
     if (lease->session != nullptr) {
       holder.pid = lease->session->identity.pid;
@@ -50,9 +51,9 @@ Result<std::vector<HolderView>> Registry::holders(SessionId session, const Targe
     holder.since_s = lease->since_s;
     holder.in_flight = Impl::in_flight(*lease);
     holder.from_pid = lease->from_pid;
-    holders.push_back(std::move(holder));
+    page.holders.push_back(std::move(holder));
   }
-  return holders;
+  return page;
 }
 
 Result<Array*> Registry::Impl::find_mine(SessionId session, const Target& target,

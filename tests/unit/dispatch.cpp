@@ -300,6 +300,8 @@ TEST_CASE("dispatch: a page of list fits into a frame whatever is in it") {
     const Reply page = bench.ask(session, Op::list, R"({"cursor": ")" + cursor + "\"}");
     REQUIRE_FALSE(page.header.status);
     CHECK(page.body.size() + sizeof(FrameHeader) <= kFrameBytesMax);
+    const bool last = has(page.body, R"("cursor":null)");
+    CHECK((last || page.body.size() + 2 * attrs.size() > kFrameBytesMax));  // One more would not.
     for (std::size_t at = 0; (at = page.body.find("\"name\":\"a1", at)) != std::string::npos;
          ++at) {
       ++seen;
@@ -398,4 +400,18 @@ TEST_CASE("dispatch: watchers hear what they may read, and that they missed some
   bench.dispatcher.end_session(watcher.id);
   bench.put(alice, "sim/late");
   CHECK(heard.size() == 5);
+}
+
+TEST_CASE("dispatch: a session, and a user, may watch so often and no more") {
+  Bench bench;
+  for (int i = 0; i < 64; ++i) {
+    SessionState& session = bench.join(kAlice);
+    for (int n = 0; n < 16; ++n) CHECK(bench.ask(session, Op::watch, "{}").body == "{}");
+    if (i == 0) CHECK(bench.ask(session, Op::watch, "{}").is(ErrorCode::quota_exceeded));
+  }
+  SessionState& one_more = bench.join(kAlice);
+  const Reply refused = bench.ask(one_more, Op::watch, "{}");
+  CHECK(refused.is(ErrorCode::quota_exceeded));
+  CHECK(has(refused.body, "one user 1024"));
+  CHECK(bench.ask(bench.join(kBob), Op::watch, "{}").body == "{}");
 }

@@ -104,6 +104,7 @@ TEST_CASE("holders: who, how and since when, writers first") {
   CHECK(holders[1].access == Access::write);
   CHECK(holders[1].since_s == store.now.wall_s - 5.0);
   CHECK(holders[3].pid == 0);
+  CHECK(store.holders(one.alice, named("mutable"), 2)->size() == 2);
 }
 
 TEST_CASE("sessions: too many connections") {

@@ -98,8 +98,13 @@ class Store {
   Result<ArrayView> info(SessionId session, const Target& target) {
     return call([&](Effects& fx) { return registry.info(session, target, now, fx); });
   }
-  Result<std::vector<HolderView>> holders(SessionId session, const Target& target) {
-    return call([&](Effects& fx) { return registry.holders(session, target, now, fx); });
+  Result<std::vector<HolderView>> holders(SessionId session, const Target& target,
+                                          std::size_t limit = 1'000) {
+    Result<HolderPage> page =
+        call([&](Effects& fx) { return registry.holders(session, target, now, limit, fx); });
+    if (!page) return page.error();
+    CHECK(page->leases >= page->holders.size());
+    return std::move(page->holders);
   }
   Result<ArrayView> keep(SessionId session, const Target& target,
                          std::optional<std::uint64_t> ttl_ms = {}) {
