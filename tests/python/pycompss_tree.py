@@ -1,5 +1,6 @@
 """For the tests of shmstore with PyCOMPSs: runs programs with the real PyCOMPSs, as far as it is
-Python, if the environment variable PYCOMPSS_SRC names its source tree."""
+Python, if the environment variable PYCOMPSS_SRC names its source tree, or COMPSS_HOME an installed
+COMPSs."""
 
 import contextlib
 import importlib.util
@@ -19,7 +20,7 @@ _spec = importlib.util.spec_from_file_location("minicompss_run", HERE / "minicom
 minicompss = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(minicompss)
 
-_problem = minicompss.why_not(os.environ.get("PYCOMPSS_SRC"))
+_problem = minicompss.why_not(minicompss.where())
 needs_sources = pytest.mark.skipif(_problem is not None, reason=str(_problem))
 
 
@@ -27,7 +28,7 @@ needs_sources = pytest.mark.skipif(_problem is not None, reason=str(_problem))
 def tree(tmp_path_factory):
     """An importable copy of PyCOMPSs."""
     folder = tmp_path_factory.mktemp("pycompss")
-    minicompss.prepare(os.environ["PYCOMPSS_SRC"], folder)
+    minicompss.prepare(minicompss.where(), folder)
     return folder
 
 

@@ -1,9 +1,13 @@
 """Arrays of the store as arguments and results of unchanged PyCOMPSs tasks."""
 
+import os
 import pickle
+import shutil
+import subprocess
+import sys
 
 import numpy as np
-from pycompss_tree import application, needs_sources, tree  # noqa: F401 - fixtures
+from pycompss_tree import application, minicompss, needs_sources, tree  # noqa: F401 - fixtures
 
 
 @needs_sources
@@ -38,6 +42,30 @@ def test_a_result_outlives_the_worker_that_made_it(application):  # noqa: F811
 def test_inout_stays_with_pycompss(application):  # noqa: F811
     (fact,) = application("pycompss_handles.py", 1 << 20).facts["inout"]
     assert fact == {"same": True, "kind": "ndarray"}
+
+
+@needs_sources
+def test_an_installed_compss_is_as_good_as_its_sources(tree, tmp_path):  # noqa: F811
+    """Laid out as COMPSs installs itself, with what its build generates."""
+    home = tmp_path / "COMPSs"
+    installed = home / "Bindings" / "python" / "3"
+    shutil.copytree(tree / "src" / "pycompss", installed / "pycompss")
+    shutil.copytree(tree / "log", installed / "log")
+    assert minicompss.why_not(home) is None
+    app = tmp_path / "app.py"
+    app.write_text(
+        "from pycompss.api.task import task\nfrom pycompss.api.api import compss_wait_on\n"
+        "@task(returns=1)\ndef add(a, b): return a + b\n"
+        "if __name__ == '__main__': print('sum', compss_wait_on(add(2, 3)))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYCOMPSS_SRC"}
+    done = subprocess.run(
+        [sys.executable, minicompss.HERE / "run.py", app], capture_output=True, text=True,
+        env={**environment, "COMPSS_HOME": str(home)}, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0 and "sum 5\n" in done.stdout, done.stdout + done.stderr
+    shutil.rmtree(installed / "log")
+    assert "Bindings/python/3/log is missing" in minicompss.why_not(home)
 
 
 # What this rests on, for those who have no sources at hand. PyCOMPSs writes an object with

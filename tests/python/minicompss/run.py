@@ -2,8 +2,9 @@
 
     PYCOMPSS_SRC=~/compss python tests/python/minicompss/run.py [--storage CONFIG] app.py [ARG…]
 
-PYCOMPSS_SRC is a clone of https://github.com/bsc-wdc/compss; nothing in it is changed. The number
-of worker processes is MINICOMPSS_WORKERS, 2 unless set.
+PYCOMPSS_SRC is a clone of https://github.com/bsc-wdc/compss, or the folder of an installed COMPSs;
+without it COMPSS_HOME is that folder. Nothing in it is changed. The number of worker processes is
+MINICOMPSS_WORKERS, 2 unless set.
 """
 
 import os
@@ -20,33 +21,48 @@ DATA_TYPES = (
     "compss/programming_model/java/api/src/main/java/es/bsc/compss/types/annotations/parameter/"
     "DataType.java"
 )
+INSTALLED = "Bindings/python/3"
+GENERATED = "pycompss/api/commons/data_type.py"
+
+
+def where():
+    """The folder that the environment names; None if none."""
+    return os.environ.get("PYCOMPSS_SRC") or os.environ.get("COMPSS_HOME") or None
 
 
 def why_not(source):
     """Why there is no usable tree at `source`; None if there is."""
     if not source:
-        return "PYCOMPSS_SRC names no source tree of PyCOMPSs"
-    for needed in (f"{BINDING}/src/pycompss", f"{BINDING}/log", DATA_TYPES):
+        return "neither PYCOMPSS_SRC nor COMPSS_HOME names a source tree or an installed COMPSs"
+    if (Path(source) / INSTALLED).exists():
+        needs = [f"{INSTALLED}/{GENERATED}", f"{INSTALLED}/log"]
+    else:
+        needs = [f"{BINDING}/src/pycompss", f"{BINDING}/log", DATA_TYPES]
+    for needed in needs:
         if not (Path(source) / needed).exists():
-            return f"PYCOMPSS_SRC: {source} is no source tree of PyCOMPSs, {needed} is missing"
+            return f"{source} is no source tree of PyCOMPSs, {needed} is missing"
     return None
 
 
 def prepare(source, folder):
     """Makes an importable copy of the binding in `folder`; returns the folder for PYTHONPATH."""
-    binding = Path(source) / BINDING
+    installed = Path(source) / INSTALLED
+    binding = installed if installed.exists() else Path(source) / BINDING
+    package = binding / ("pycompss" if installed.exists() else "src/pycompss")
     packages = Path(folder) / "src"
     ignored = shutil.ignore_patterns("tests", "__pycache__")
-    shutil.copytree(binding / "src" / "pycompss", packages / "pycompss", ignore=ignored)
+    shutil.copytree(package, packages / "pycompss", ignore=ignored)
     shutil.copytree(binding / "log", Path(folder) / "log")
     log = Path(folder) / "home" / "Bindings" / "python" / "3"
     log.mkdir(parents=True)
     (log / "log").symlink_to(Path(folder) / "log")
+    if (packages / GENERATED).exists():
+        return packages
     # COMPSs' build makes this module from the Java source.
     names = re.findall(r"^\s+([A-Z0-9_]+)_T[,;]", (Path(source) / DATA_TYPES).read_text(), re.M)
     lines = [f"    {name} = {number}\n" for number, name in enumerate(names)]
     text = f"class SupportedDataTypes:\n{''.join(lines)}\n\nDataType = SupportedDataTypes()\n"
-    (packages / "pycompss" / "api" / "commons" / "data_type.py").write_text(text)
+    (packages / GENERATED).write_text(text)
     return packages
 
 
@@ -75,12 +91,12 @@ def main():
     if arguments[:1] == ["--storage"]:
         storage = os.path.abspath(arguments[1])
         arguments = arguments[2:]
-    problem = why_not(os.environ.get("PYCOMPSS_SRC"))
+    problem = why_not(where())
     if problem or not arguments:
         sys.exit(problem or __doc__)
     app = os.path.abspath(arguments[0])
     with tempfile.TemporaryDirectory(prefix="minicompss-") as folder:
-        prepare(os.environ["PYCOMPSS_SRC"], folder)
+        prepare(where(), folder)
         scratch = os.path.join(folder, "scratch")
         os.mkdir(scratch)
         done = subprocess.run(
