@@ -211,8 +211,6 @@ def _stored(source: NDArray[Any], text: str, name: Optional[str], client: Client
 def _create(client: Client, name: Optional[str], nbytes: int) -> SharedArray:
     program = main_program(client)
     attrs = None if program is None else program.attrs()
-    if name is None and program is not None:
-        name = program.new_name()
 
     def create() -> SharedArray:
         return client.create(name, (nbytes,), np.uint8, mutable=True, attrs=attrs)

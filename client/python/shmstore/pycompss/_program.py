@@ -43,7 +43,7 @@ class Program:
         return f"{_PREFIX}{self.token}/{uuid.uuid4().hex[:16]}"
 
     def attrs(self) -> dict[str, Any]:
-        """For an array of another name that goes with the program."""
+        """For an array of another name, or of none, that goes with the program."""
         return {"pycompss": _IN_PLACE, "program": self.token}
 
     def end(self, client: Optional[Client] = None) -> None:
