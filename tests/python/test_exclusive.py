@@ -2,11 +2,14 @@
 its death."""
 
 import json
+import multiprocessing
 import os
 import pickle
 import signal
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -515,6 +518,28 @@ def test_a_broken_array_in_flight(client, shm, worker):
     with driver.attach("r+", exclusive=True, repair=True) as x:
         x[:] = 0
     assert (driver.attach() == 0).all()
+
+
+def half_write(handle):
+    with handle.attach("r+", exclusive=True) as x:
+        x[:500] = 1
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_pool_that_broke_left_arrays_that_are_named(client, shm, method):
+    grids = [shm.handle(shm.create(name, ITEMS, "i8", mutable=True)) for name in ("a", "b", None)]
+    assert shm.broken() == []
+    with ProcessPoolExecutor(2, multiprocessing.get_context(method)) as pool:
+        with pytest.raises(BrokenProcessPool):
+            pool.submit(half_write, grids[1]).result()
+    (info,) = shm.broken()
+    assert info["name"] == "b" and not info["broken"]["gave_up"]
+    with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:
+        with pytest.raises(BrokenProcessPool):
+            pool.submit(half_write, grids[2]).result()
+    assert {info["id"] for info in shm.broken()} == {grids[1].id, grids[2].id}
+    assert [info["name"] for info in shm.broken("b")] == ["b"]
 
 
 def test_events(client, grid, worker):

@@ -84,6 +84,7 @@ __all__ = [
     "__version__",
     "attach",
     "attach_many",
+    "broken",
     "cached",
     "chmod",
     "connect",
@@ -261,6 +262,11 @@ def handle(array: Any = None, *, id: Optional[str] = None) -> Handle:
 @_documented
 def in_flight(prefix: str = "") -> Dicts:
     return default_client().in_flight(prefix)
+
+
+@_documented
+def broken(prefix: str = "") -> Dicts:
+    return default_client().broken(prefix)
 
 
 @_documented

@@ -357,6 +357,14 @@ class Client:
         """
         return [info for info in self.list(prefix) if info["in_flight"]]
 
+    def broken(self, prefix: str = "") -> Dicts:
+        """The arrays of ``list`` that are half-written: a process that had one exclusively died, or
+        failed; ``info["broken"]`` says which and when. For the driver of a pool, when a worker has
+        died. The store knows of a death when the process is gone: that is after ``shutdown()`` or
+        the ``with`` block of the pool, and a little later than its error.
+        """
+        return [info for info in self.list(prefix) if info["broken"]]
+
     def exists(self, name: str) -> bool:
         """Whether there is an array of this name, drafts included."""
         return self._ext.exists(_arguments.existing(name))
