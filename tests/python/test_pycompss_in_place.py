@@ -426,7 +426,7 @@ def test_a_name_that_is_taken(shm, program):
     shm.put("array", [1], keep=True)
     c = in_place(np.zeros(10), name="c")
     for name in ("array", "c"):
-        with pytest.raises(shmstore.AlreadyExists, match="choose another name, or take this one"):
+        with pytest.raises(shmstore.AlreadyExists, match="choose another name, or .* replace=True"):
             in_place(np.zeros(10), name=name)
     del c
     with pytest.raises(shmstore.AlreadyExists, match="this program has made it already"):
@@ -437,8 +437,10 @@ def test_a_name_that_is_taken(shm, program):
         x = in_place(np.zeros(10), name="e")
     other.kill()
     x = in_place(np.zeros(10), name="e")
-    shm.delete("e")
-    assert in_place(np.ones(10), name="e").read()[0] == 1 and x.shape == (10,)
+    old = x.read()
+    assert in_place(np.ones(10), name="e", replace=True).read()[0] == 1 and old[0] == 0
+    with pytest.raises(shmstore.NotFound, match="array 'e' is gone"):
+        x.read()
 
 
 def test_an_array_that_was_only_waited_with_is_whole(shm):

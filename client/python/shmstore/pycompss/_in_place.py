@@ -162,6 +162,7 @@ def in_place(
     array: ArrayLike,
     *,
     name: Optional[str] = None,
+    replace: bool = False,
     fallback: Optional[bool] = None,
     client: Optional[Client] = None,
 ) -> InPlace:
@@ -172,6 +173,8 @@ def in_place(
     program that made it, in whatever way that ends; one that a worker made goes with its last
     holder.
 
+    replace: take the name from an older array: who maps that keeps it; tasks that were to get it
+        get NotFound.
     fallback: without a daemon, or when the store is full: True, warn once and make one that
         PyCOMPSs passes by its files, each task changing a copy; False, raise; None, as
         ``configure`` was told.
@@ -183,7 +186,8 @@ def in_place(
     text = dtype_text(source.dtype)
 
     def stored() -> InPlace:
-        return _stored(source, text, name, client or settings.client or _connect.default_client())
+        store = client or settings.client or _connect.default_client()
+        return _stored(source, text, name, replace, store)
 
     def otherwise() -> InPlace:
         from ._in_files import in_files
@@ -193,10 +197,12 @@ def in_place(
     return or_without(stored, otherwise, fallback)
 
 
-def _stored(source: NDArray[Any], text: str, name: Optional[str], client: Client) -> InPlace:
+def _stored(
+    source: NDArray[Any], text: str, name: Optional[str], replace: bool, client: Client
+) -> InPlace:
     fortran = bool(source.flags.f_contiguous and not source.flags.c_contiguous)
     ticket = Ticket(client.store_id, 0, None, name or "", text, source.shape, fortran, 0)
-    memory = _create(client, name, ticket.header + _HEADER_BYTES)
+    memory = _create(client, name, ticket.header + _HEADER_BYTES, replace)
     lease = lease_of(memory)
     assert lease is not None
     ticket = ticket._replace(id=lease.id, path=_connect.explicit_path(lease))
@@ -208,12 +214,14 @@ def _stored(source: NDArray[Any], text: str, name: Optional[str], client: Client
     return result
 
 
-def _create(client: Client, name: Optional[str], nbytes: int) -> SharedArray:
+def _create(client: Client, name: Optional[str], nbytes: int, replace: bool) -> SharedArray:
     program = main_program(client)
     attrs = None if program is None else program.attrs()
 
     def create() -> SharedArray:
-        return client.create(name, (nbytes,), np.uint8, mutable=True, attrs=attrs)
+        return client.create(
+            name, (nbytes,), np.uint8, mutable=True, attrs=attrs, replace=replace
+        )
 
     try:
         return create()
@@ -228,7 +236,7 @@ def _create(client: Client, name: Optional[str], nbytes: int) -> SharedArray:
 
 def _who_has(client: Client, name: str, program: Optional[Program]) -> str:
     """What to do about a name that is taken."""
-    advice = f"choose another name, or take this one away with shmstore.delete({name!r})"
+    advice = "choose another name, or take this one with replace=True"
     try:
         token = maker(client.info(name))
     except _errors.NotFound:
