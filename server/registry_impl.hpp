@@ -10,6 +10,7 @@
 /// nothing is marked. So no function has to expect that an object it holds goes away under it:
 /// arrays, names and their entries are only ever freed in settle().
 
+#include <compare>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -55,12 +56,7 @@ struct Lease {
 struct LeaseKey {
   std::uint64_t id = 0;
   Access access = Access::read;
-  friend bool operator==(const LeaseKey&, const LeaseKey&) = default;
-};
-struct LeaseKeyHash {
-  std::size_t operator()(const LeaseKey& key) const noexcept {
-    return std::hash<std::uint64_t>{}(key.id * 8 + static_cast<std::uint64_t>(key.access));
-  }
+  friend auto operator<=>(const LeaseKey&, const LeaseKey&) = default;
 };
 
 // -- requests that wait: one job each ---------------------------------------------------------
@@ -186,7 +182,8 @@ struct NameEntry {
 struct Session {
   SessionId id = 0;
   Identity identity;
-  std::unordered_map<LeaseKey, std::unique_ptr<Lease>, LeaseKeyHash> leases;
+  /// A tree: a hash table of a million would be built anew within somebody's request.
+  std::map<LeaseKey, std::unique_ptr<Lease>> leases;
   std::map<RequestId, std::unique_ptr<Waiter>> waits;
   std::uint64_t waits_charged = 0;
   std::set<NameEntry*> loading;

@@ -2,6 +2,7 @@
 /// The small containers of the registry: ids to objects, and lists whose members know their place.
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -69,7 +70,7 @@ class SlotTable {
   };
   std::uint64_t first_generation_;
   std::uint64_t slots_max_;
-  std::vector<Slot> slots_;
+  std::deque<Slot> slots_;  // grows without moving those that are there
   std::vector<std::uint32_t> free_;
   std::size_t size_ = 0;
 };
