@@ -21,6 +21,7 @@ using namespace protocol;
 
 /// Released segments asked about at a time, and before a create is refused.
 constexpr std::size_t kProbesAtOnce = 64;
+constexpr std::uint64_t kFreedAtOnceBytes = std::uint64_t{2} << 20U;
 constexpr std::size_t kProbesPerRequest = 256;
 /// What a session holds is taken from it in turns, so that nobody waits for the end of one that had
 /// a million arrays. The first turn is its own; the others are shared by all that have ended, and
@@ -210,14 +211,14 @@ void Dispatcher::make_room(std::uint32_t uid, std::uint64_t bytes) {
   std::uint64_t left = store_.pinned_segments();
   while (left > 0 && lacks_room(uid, bytes)) {
     const std::uint64_t asked = std::min<std::uint64_t>(left, kProbesPerRequest);
-    (void)store_.probe_released(asked);
+    (void)store_.probe_released(asked, kFreedPerRequestBytes);
     left -= asked;
     if (asked == kProbesPerRequest) break;
   }
 }
 
 std::uint64_t Dispatcher::probe_released() {
-  const std::uint64_t freed = store_.probe_released(kProbesAtOnce);
+  const std::uint64_t freed = store_.probe_released(kProbesAtOnce, kFreedAtOnceBytes);
   retry_parked();  // what was hoped for may turn out to be pinned
   return freed;
 }

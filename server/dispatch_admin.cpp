@@ -279,7 +279,7 @@ std::vector<std::string> AdminPlane::checked(Now now) {
 Result<std::string> AdminPlane::on_gc(Context& context) {
   if (Result<EmptyRequest> empty = empty_request(context.json); !empty) return empty.error();
   Json reply;
-  reply["freed_bytes"] = store_.probe_released(kProbesPerGc);
+  reply["freed_bytes"] = store_.probe_released(kProbesPerGc, kFreedPerRequestBytes);
   reply["pinned_bytes"] = pinned_bytes();
   return document_text(reply);
 }

@@ -16,6 +16,7 @@ using namespace protocol;
 namespace {
 
 constexpr std::size_t kFreedAtOnceMax = 64;
+constexpr std::uint64_t kFreedAtOnceBytes = std::uint64_t{2} << 20U;
 
 }  // namespace
 
@@ -23,6 +24,7 @@ void Dispatcher::run_effects() {
   if (running_effects_) return;
   running_effects_ = true;
   freed_in_run_ = 0;
+  freed_bytes_in_run_ = 0;
   // By index and moved out first: carrying one out may append more.
   for (std::size_t next = 0; next < effects_.size(); ++next) {
     Effect effect = std::move(effects_[next]);
@@ -58,7 +60,10 @@ void Dispatcher::carry_out(const HardSealSegment& effect) {
 
 void Dispatcher::carry_out(const FreeSegment& effect) {
   // Thousands at once (a session ends) would hold up everybody else.
-  store_.release(effect.segment, ++freed_in_run_ <= kFreedAtOnceMax);
+  const bool ask_now =
+      ++freed_in_run_ <= kFreedAtOnceMax && freed_bytes_in_run_ < kFreedAtOnceBytes;
+  freed_bytes_in_run_ += store_.segment_bytes(effect.segment);
+  store_.release(effect.segment, ask_now);
 }
 
 void Dispatcher::carry_out(const EventRecord& effect) {

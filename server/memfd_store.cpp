@@ -157,14 +157,16 @@ void MemfdStore::release(SegmentId id, bool ask_now) {
   }
 }
 
-std::uint64_t MemfdStore::probe_released(std::size_t limit) {
+std::uint64_t MemfdStore::probe_released(std::size_t limit, std::uint64_t bytes_max) {
   std::uint64_t freed = 0;
+  const std::uint64_t before = freed_at_once_;
+  const auto may_go_on = [&] { return limit > 0 && freed_at_once_ - before < bytes_max; };
   std::size_t old = released_.size();
-  for (; limit > 0 && !unasked_.empty(); --limit) {
+  for (; may_go_on() && !unasked_.empty(); --limit) {
     freeing_bytes_ -= segments_.at(unasked_.front()).bytes;
     freed += probe_first(unasked_);
   }
-  for (; limit > 0 && old > 0; --limit, --old) freed += probe_first(released_);
+  for (; may_go_on() && old > 0; --limit, --old) freed += probe_first(released_);
   return freed;
 }
 
@@ -185,6 +187,7 @@ bool MemfdStore::start_freeing(SegmentId id, Segment& segment) {
   if (!probe_.is_free(segment.fd->get())) return false;
   segment.phase = Phase::freeing;
   if (segment.bytes <= kInlineBytes) {
+    freed_at_once_ += segment.bytes;
     forget(id);
     return true;
   }

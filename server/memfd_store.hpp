@@ -29,7 +29,7 @@ class MemfdStore final : public SegmentStore {
   Result<UniqueFd> open(SegmentId segment, bool writable) override;
   void seal_hard(SegmentId segment, HardSealed done) override;
   void release(SegmentId segment, bool ask_now) override;
-  std::uint64_t probe_released(std::size_t limit) override;
+  std::uint64_t probe_released(std::size_t limit, std::uint64_t bytes_max) override;
 
   [[nodiscard]] std::uint64_t segment_bytes(SegmentId segment) const override;
   [[nodiscard]] std::uint64_t segments() const override;
@@ -82,6 +82,7 @@ class MemfdStore final : public SegmentStore {
   std::deque<SegmentId> unasked_;   // released, the kernel has not been asked
   std::deque<SegmentId> released_;  // asked, in vain; longest ago first
   std::uint64_t freeing_bytes_ = 0;
+  std::uint64_t freed_at_once_ = 0;  // bytes, not by the worker
 };
 
 }  // namespace shmstore::server

@@ -46,8 +46,9 @@ class SegmentStore {
 
   /// Asks the kernel about at most `limit` released segments: those that it was not asked about
   /// yet, then those asked about longest ago.
-  /// Returns the bytes of those that turned out to be free.
-  virtual std::uint64_t probe_released(std::size_t limit) = 0;
+  /// Stops early once `bytes_max` of pages have been given back during the call (what is large is
+  /// left to the worker). Returns the bytes of those that turned out to be free.
+  virtual std::uint64_t probe_released(std::size_t limit, std::uint64_t bytes_max) = 0;
 
   [[nodiscard]] virtual std::uint64_t segment_bytes(SegmentId segment) const = 0;  ///< File length.
   [[nodiscard]] virtual std::uint64_t segments() const = 0;

@@ -56,3 +56,14 @@ TEST_CASE("dispatch: a create that lacks room waits for what a session leaves be
   REQUIRE(bench.mail.replies[other.id].size() == 1);
   CHECK_FALSE(bench.mail.replies[other.id].front().header.status);
 }
+
+TEST_CASE("dispatch: what a session leaves is given back a few MiB at a time") {
+  Limits limits = Bench::default_limits();
+  limits.capacity = 1 << 30;
+  Bench bench(limits);
+  SessionState& gone = bench.join(kAlice);
+  for (int i = 0; i < 32; ++i) (void)bench.create(gone, "", 1 << 20);
+  bench.dispatcher.end_session(gone.id);
+  CHECK_FALSE(bench.dispatcher.has_ending());
+  CHECK(bench.store.asked_now == 2);
+}

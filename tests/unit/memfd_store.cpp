@@ -13,6 +13,7 @@ using namespace shmstore::server;
 
 namespace {
 
+constexpr std::uint64_t kPlenty = std::uint64_t{1} << 40;
 constexpr std::uint64_t kBig = (std::uint64_t{9} << 20) + 5;  // three slices on the worker
 
 /// A store, and the event loop that it needs.
@@ -78,14 +79,14 @@ TEST_CASE("memfd store: what somebody has stays, and stays as it is") {
     CHECK(::pwrite(holder.get(), "abc", 3, 0) == 3);
     bench.store.release(id, true);
     CHECK(bench.store.pinned_segments() == 1);
-    CHECK(bench.store.probe_released(10) == 0);
+    CHECK(bench.store.probe_released(10, kPlenty) == 0);
     CHECK_FALSE(bench.store.open(id, false).has_value());
     char text[4] = {};
     CHECK(::pread(holder.get(), text, 3, 0) == 3);
     CHECK(std::string_view(text) == "abc");
     CHECK(bench.store.selfcheck().empty());
     holder.reset();
-    CHECK(bench.store.probe_released(10) == charge_of(bytes));
+    CHECK(bench.store.probe_released(10, kPlenty) == charge_of(bytes));
     bench.run_until([&] { return bench.is_freed(id); });
   }
   CHECK(bench.store.segments() == 0);
@@ -102,13 +103,27 @@ TEST_CASE("memfd store: many released at once are asked about later, in order") 
   CHECK(bench.store.pinned_segments() == 3);
   CHECK(bench.store.freeing_bytes() == 3 * kPageBytes);
   CHECK(bench.store.selfcheck().empty());
-  CHECK(bench.store.probe_released(2) == kPageBytes);
+  CHECK(bench.store.probe_released(2, kPlenty) == kPageBytes);
   CHECK(bench.is_freed(second));
   CHECK(bench.store.freeing_bytes() == kPageBytes);
-  CHECK(bench.store.probe_released(10) == kPageBytes);
+  CHECK(bench.store.probe_released(10, kPlenty) == kPageBytes);
   CHECK(bench.is_freed(third));
   CHECK(bench.store.pinned_segments() == 1);
   CHECK(bench.store.freeing_bytes() == 0);
+}
+
+TEST_CASE("memfd store: so many pages are given back at once, the worker's do not count") {
+  Bench bench;
+  const SegmentId big = bench.allocate(kBig).value();
+  const SegmentId first = bench.allocate(1).value();
+  const SegmentId second = bench.allocate(1).value();
+  const SegmentId third = bench.allocate(1).value();
+  for (SegmentId id : {big, first, second, third}) bench.store.release(id, false);
+  CHECK(bench.store.probe_released(10, 2 * kPageBytes) == charge_of(kBig) + 2 * kPageBytes);
+  CHECK(bench.is_freed(second));
+  CHECK_FALSE(bench.is_freed(third));
+  CHECK(bench.store.probe_released(10, 2 * kPageBytes) == kPageBytes);
+  bench.run_until([&] { return bench.is_freed(big); });
 }
 
 TEST_CASE("memfd store: descriptors are read-only unless asked otherwise, and never the original") {

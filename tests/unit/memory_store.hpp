@@ -22,6 +22,7 @@ class MemoryStore final : public SegmentStore {
   std::vector<std::uint64_t> cancelled;
   std::size_t opened = 0;
   std::size_t probes = 0;
+  std::size_t asked_now = 0;  ///< Releases after which the kernel is asked at once.
 
   void finish() {
     std::vector<std::function<void()>> now;
@@ -58,9 +59,10 @@ class MemoryStore final : public SegmentStore {
   }
   void release(SegmentId segment, bool ask_now) override {
     released_.push_back(segment);
-    if (ask_now) (void)probe_released(1);
+    if (ask_now) (void)probe_released(1, UINT64_MAX);
+    asked_now += ask_now ? 1U : 0U;
   }
-  std::uint64_t probe_released(std::size_t limit) override {
+  std::uint64_t probe_released(std::size_t limit, std::uint64_t /*bytes_max*/) override {
     probes += std::min(limit, released_.size());
     std::uint64_t freed = 0;
     while (!mapped && limit-- > 0 && !released_.empty()) {
