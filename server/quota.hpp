@@ -17,7 +17,7 @@ struct Limits {
   std::uint64_t user_arrays_max = 4'000'000;
   std::uint64_t user_leases_max = 4'000'000;
   std::uint64_t user_connections_max = 4'096;
-  std::uint64_t user_waits_max = 65'536;  ///< Blocked requests.
+  std::uint64_t user_waits_max = 16'384;  ///< Blocked requests; one event may answer all.
   std::uint64_t segments_max = 16'384;  ///< Descriptors: RLIMIT_NOFILE less a reserve. Set by main.
 };
 
