@@ -203,7 +203,25 @@ def test_exclusive_and_broken(store):
     assert " broken " in store.ctl("ls", "-l")
     code, text = store.refused("export", "x", "-")
     assert code == "aborted" and f"pid {holder.pid} " in text
+    assert store.ctl("repair", "x") == "x is usable again, with what is in it\n"
+    assert store.ctl("repair", "x") == "x was not broken\n"
+    assert store.json("repair", "x")["state"] == "mutable"
+    store.ctl("export", "x", "/dev/null")
     store.ctl("rm", "x")
+    assert store.refused("repair", "x")[0] == "not_found"
+
+
+def test_repair_waits_for_who_repairs(store):
+    store.ctl("create", "x", "--shape", "3", "--dtype", "f8", "--mutable")
+    store.holder("shm.attach('x', 'r+', exclusive=True)").kill()
+    wait_until(lambda: store.json("info", "x")["state"] == "broken")
+    repairer = store.holder("shm.attach('x', 'r+', exclusive=True, repair=True)")
+    code, text = store.refused("repair", "x")
+    assert code == "busy" and f"pid {repairer.pid} " in text
+    assert store.refused("repair", "x", "--wait", "0.05")[0] == "timed_out"
+    repairer.kill()
+    store.ctl("repair", "x", "--wait", "60")
+    assert store.json("info", "x")["state"] == "mutable"
 
 
 def test_handles_in_flight(store):

@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MAN = ROOT / "docs" / "man"
 
 COMMANDS = (
-    "status ls info who watch top create import export rm seal chmod keep unkeep wait "
-    "gc doctor metrics selfcheck run completion"
+    "status ls info who watch top create import export rm seal repair chmod keep "
+    "unkeep wait gc doctor metrics selfcheck run completion"
 ).split()
 
 # One right line for each subcommand that talks to a daemon, and does not start one.
@@ -29,6 +29,7 @@ WITH_DAEMON = (
     ["export", "x", "/dev/null"],
     ["rm", "x"],
     ["seal", "x"],
+    ["repair", "x"],
     ["chmod", "0600", "x"],
     ["keep", "x"],
     ["unkeep", "x"],

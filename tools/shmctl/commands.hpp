@@ -76,6 +76,11 @@ struct SealOptions {
   std::chrono::milliseconds wait{0};
 };
 
+struct RepairOptions {
+  std::string name;
+  std::chrono::milliseconds wait{0};
+};
+
 struct ChmodOptions {
   std::string perms;
   std::string name;
@@ -116,6 +121,7 @@ int run_rm(const Globals& globals, const RmOptions& options);
 int run_keep(const Globals& globals, const KeepOptions& options);
 int run_unkeep(const Globals& globals, const NameOption& options);
 int run_seal(const Globals& globals, const SealOptions& options);
+int run_repair(const Globals& globals, const RepairOptions& options);
 int run_chmod(const Globals& globals, const ChmodOptions& options);
 int run_wait(const Globals& globals, const WaitOptions& options);
 int run_watch(const Globals& globals, const WatchOptions& options);

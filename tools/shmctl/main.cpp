@@ -290,6 +290,14 @@ void CommandLine::add_array_commands() {
   add_seconds(seal_command, "--wait", seal->wait, "Wait this long for other writers (default 0)");
   act(seal_command, seal, &run_seal);
 
+  auto repair = std::make_shared<RepairOptions>();
+  CLI::App& repair_command =
+      add("repair", "Make a broken array usable again, as it is", "repair sim/grid");
+  add_name(repair_command, repair->name);
+  add_seconds(repair_command, "--wait", repair->wait,
+              "Wait this long for who repairs it already (default 0)");
+  act(repair_command, repair, &run_repair);
+
   auto chmod = std::make_shared<ChmodOptions>();
   CLI::App& chmod_command = add("chmod", "Change who may open an array", "chmod 0644 sim/grid");
   chmod_command.add_option("PERMS", chmod->perms, "Octal bits of 0666")

@@ -37,6 +37,7 @@ _shmctl_options() {
         create) echo "$globals --shape --dtype --fill --order $publish" ;;
         import) echo "$globals $publish" ;;
         seal) echo "$globals --hard --wait" ;;
+        repair) echo "$globals --wait" ;;
         keep) echo "$globals --ttl" ;;
         wait) echo "$globals --timeout --newer-than" ;;
         *) echo "$globals" ;;
@@ -44,8 +45,8 @@ _shmctl_options() {
 }
 
 _shmctl() {
-    local commands='status ls info who watch top create import export rm seal chmod keep unkeep wait
-        gc doctor metrics selfcheck run completion'
+    local commands='status ls info who watch top create import export rm seal repair chmod keep
+        unkeep wait gc doctor metrics selfcheck run completion'
     local dtypes='bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64
         complex64 complex128'
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
@@ -75,7 +76,8 @@ _shmctl() {
         completion:0) COMPREPLY=($(compgen -W 'bash zsh fish' -- "$current")) ;;
         chmod:0) COMPREPLY=($(compgen -W '0600 0640 0644 0660 0666' -- "$current")) ;;
         import:0 | export:1) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$current")) ;;
-        ls:0 | info:0 | who:0 | watch:0 | export:0 | rm:* | seal:0 | chmod:1 | keep:0 | unkeep:0 | wait:0)
+        ls:0 | info:0 | who:0 | watch:0 | export:0 | rm:* | seal:0 | repair:0 | chmod:1 | keep:0 | \
+            unkeep:0 | wait:0)
             COMPREPLY=($(compgen -W "$(_shmctl_names)" -- "$current"))
             # A colon separates words of the line; the part before it is there already.
             declare -F __ltrim_colon_completions >/dev/null && __ltrim_colon_completions "$current"

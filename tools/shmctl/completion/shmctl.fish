@@ -29,6 +29,7 @@ complete -c shmctl -n __fish_use_subcommand -a import -d 'Make an array from a .
 complete -c shmctl -n __fish_use_subcommand -a export -d 'Write an array to a .npy file'
 complete -c shmctl -n __fish_use_subcommand -a rm -d 'Delete arrays'
 complete -c shmctl -n __fish_use_subcommand -a seal -d 'Make an array unchangeable'
+complete -c shmctl -n __fish_use_subcommand -a repair -d 'Make a broken array usable again'
 complete -c shmctl -n __fish_use_subcommand -a chmod -d 'Change who may open an array'
 complete -c shmctl -n __fish_use_subcommand -a keep -d 'Keep an array when nobody holds it'
 complete -c shmctl -n __fish_use_subcommand -a unkeep -d 'Let an array go with its last holder'
@@ -40,7 +41,7 @@ complete -c shmctl -n __fish_use_subcommand -a selfcheck -d 'Let the daemon chec
 complete -c shmctl -n __fish_use_subcommand -a run -d 'Run a command with a private store'
 complete -c shmctl -n __fish_use_subcommand -a completion -d 'Print a completion script'
 
-complete -c shmctl -n '__shmctl_in ls info who watch export rm seal keep unkeep wait' \
+complete -c shmctl -n '__shmctl_in ls info who watch export rm seal repair keep unkeep wait' \
     -a '(__shmctl_names)'
 complete -c shmctl -n '__shmctl_in chmod' -a '0600 0640 0644 0660 0666 (__shmctl_names)'
 complete -c shmctl -n '__shmctl_in import export' -F
@@ -65,5 +66,6 @@ complete -c shmctl -n '__shmctl_in create import seal' -l hard -d 'The kernel re
 complete -c shmctl -n '__shmctl_in create import keep' -l ttl -x -d 'Seconds to keep it'
 complete -c shmctl -n '__shmctl_in create import' -l no-keep -d 'Do not keep it'
 complete -c shmctl -n '__shmctl_in seal' -l wait -x -d 'Seconds to wait for other writers'
+complete -c shmctl -n '__shmctl_in repair' -l wait -x -d 'Seconds to wait for who repairs it'
 complete -c shmctl -n '__shmctl_in wait' -l timeout -x -d 'Seconds after which to give up'
 complete -c shmctl -n '__shmctl_in wait' -l newer-than -x -d 'Wait for a version above this one'

@@ -24,6 +24,7 @@ _shmctl() {
         'export:write an array to a .npy file'
         'rm:delete arrays'
         'seal:make an array unchangeable'
+        'repair:make a broken array usable again'
         'chmod:change who may open an array'
         'keep:keep an array when nobody holds it'
         'unkeep:let an array go with its last holder'
@@ -76,6 +77,9 @@ _shmctl() {
                 seal)
                     _arguments $globals '--hard[so that the kernel refuses every change]' \
                         '--wait[wait for other writers]:seconds:' '1:name:_shmctl_names' ;;
+                repair)
+                    _arguments $globals '--wait[wait for who repairs it already]:seconds:' \
+                        '1:name:_shmctl_names' ;;
                 chmod)
                     _arguments $globals '1:perms:(0600 0640 0644 0660 0666)' '2:name:_shmctl_names' ;;
                 keep) _arguments $globals '--ttl[for this long]:seconds:' '1:name:_shmctl_names' ;;
