@@ -5,6 +5,7 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 import pickle
+import signal
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -257,6 +258,31 @@ def test_without_a_daemon(store, monkeypatch):
     with pytest.raises(shmstore.Disconnected, match="/nowhere.*fallback=False.*start a daemon"):
         with sharing(fallback=False):
             pytest.fail("the block began")
+
+
+def end_daemon_and_describe(x, i, daemon):
+    """The first task ends the daemon, and waits for its end."""
+    if i == 0:
+        os.kill(daemon, signal.SIGKILL)
+        wait_until(lambda: not Path(f"/proc/{daemon}/cmdline").read_bytes(), "the daemon's end")
+    return (*describe(x), make(i))
+
+
+def test_a_daemon_that_goes_away_meanwhile(tmp_path, store, backend):
+    from shmstore.compat.plasma import start_plasma_store
+
+    x = np.arange(float(LARGE))
+    with start_plasma_store(1 << 28) as (path, daemon):
+        client = shmstore.connect(path, reconnect=1)
+        with warnings.catch_warnings(record=True) as caught, sharing(client=client):
+            warnings.simplefilter("always")
+            with Parallel(2, backend=backend, batch_size=1, pre_dispatch=1) as parallel:
+                tasks = (delayed(end_daemon_and_describe)(x, i, daemon.pid) for i in range(6))
+                found = parallel(tasks)
+    assert [one[0] for one in found] == ["SharedArray"] + ["memmap"] * 5
+    assert [one[-1][0] for one in found] == [0, 1, 2, 3, 4, 5]
+    assert len([w for w in caught if "without the store" in str(w.message)]) == 1
+    get_reusable_executor().shutdown(wait=True)
 
 
 def test_a_full_store(tmp_path, store):

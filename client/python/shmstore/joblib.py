@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Generator, Iterator
@@ -26,6 +27,7 @@ from joblib import parallel as _parallel
 
 from . import _connect, _errors, _opened
 from ._array import SharedArray, lease_around
+from ._handle import open as _open
 from .sharing import _Sharer, in_store, map_leaves, same_bytes
 
 __all__ = ["sharing"]
@@ -132,6 +134,8 @@ class _Scope:
     def reduced(self, reducer: Any, x: Any) -> Any:
         """What to pickle for an argument, or None for joblib's own way."""
         mode = reducer._mmap_mode
+        if self.fallback and _absent(self._client):
+            return None
         try:
             if in_store(x):
                 return _handle(x, mode)
@@ -142,6 +146,7 @@ class _Scope:
             if not self.fallback:
                 self.failed = _wanted(error)
                 raise self.failed from None
+            _note_absence(self._client, error)
             if not self._warned:
                 self._warned = True
                 _warn(error)
@@ -175,10 +180,10 @@ class _Scope:
                 leases = [lease_around(shared) for _, shared, _ in held.values()]
                 arrays = {(lease.store_id, lease.id) for lease in leases if lease is not None}
                 del held, leases
-                for store_id, number in arrays:
-                    # One that came back in a result stays: deleted arrays are pickled by value.
-                    if not _opened.is_open(store_id, number):
-                        _give_back(store_id, number)
+                # One that came back in a result stays: deleted arrays are pickled by value.
+                arrays = {array for array in arrays if not _opened.is_open(*array)}
+                if not _absent(self._client):
+                    _give_back(arrays)
 
     def store(self) -> Any:
         """What tells a worker which store to use: its id, and its path if that was given."""
@@ -187,11 +192,39 @@ class _Scope:
         return self._client.store_id, self._client.socket_path
 
 
-def _give_back(store_id: int, number: int) -> None:
-    """The array is there for those who have it only; without this it would be kept for those who
-    may open one of its handles yet."""
-    with contextlib.suppress(_errors.Error):  # gone, or its daemon is
-        _connect.client_of(store_id, None).delete(id=str(number))
+def _give_back(arrays: set[tuple[int, int]]) -> None:
+    """The arrays (store, id) are there for those who have them only; without this they would be
+    kept for those who may open one of their handles yet."""
+    for store_id, number in arrays:
+        try:
+            _connect.client_of(store_id, None).delete(id=str(number))
+        except _errors.Disconnected:  # and the arrays are gone; not to be waited for again
+            return
+        except _errors.Error:
+            pass
+
+
+#: Until when a store is not tried again, by its id: a client that has lost its daemon looks for it
+#: for some seconds at each call, and there may be a call for each task.
+_absent_until: dict[Optional[int], float] = {}
+_ABSENT_S = 30
+
+
+def _absent(client: Any) -> bool:
+    """Whether the store of a client (None: the default one) was gone a moment ago."""
+    return time.monotonic() < _absent_until.get(_store_id(client), 0)
+
+
+def _note_absence(client: Any, error: Exception) -> None:
+    store_id = _store_id(client)
+    if isinstance(error, _errors.Disconnected) and store_id is not None:
+        _absent_until[store_id] = time.monotonic() + _ABSENT_S
+
+
+def _store_id(client: Any) -> Optional[int]:
+    """None without a client: connecting fails at once."""
+    known = client if client is not None else _connect._default
+    return None if known is None else known.store_id
 
 
 def _call_of(reducer: Any) -> Any:
@@ -201,17 +234,25 @@ def _call_of(reducer: Any) -> Any:
 
 
 def _handle(x: Any, mode: str) -> Any:
-    handle = np.ndarray.view(x, SharedArray)
+    """What to pickle for an array of the store; None where pickle would send its data."""
+    opener, arguments, *more = np.ndarray.view(x, SharedArray).__reduce_ex__(5)
+    if opener is not _open or more:
+        return None
     if mode == "c":
-        return _private, (handle,)
+        return _open_private, arguments
     if mode == "r":
-        return _read_only, (handle,)
-    return handle.__reduce_ex__(5)
+        return _open_read_only, arguments
+    return opener, arguments
 
 
-def _read_only(x: Any) -> Any:
+def _open_read_only(*arguments: Any) -> Any:
+    x = _open(*arguments)
     x.flags.writeable = False
     return x
+
+
+def _open_private(*arguments: Any) -> Any:
+    return _private(_open(*arguments))
 
 
 def _private(x: Any) -> Any:
@@ -322,13 +363,17 @@ class _SharingBatch:
     def __call__(self) -> Any:
         least, mode, fallback, store = self._options
         results = self._batch()
+        client = None
         try:
             client = None if store is None else _connect.client_of(*store)
+            if fallback and _absent(client):
+                return results
             sharer = _Sharer(least, client)
             shared = map_leaves(results, sharer.leaf)
         except _NO_STORE as error:
             if not fallback:
                 raise _wanted(error) from None
+            _note_absence(client, error)
             _warn(error)
             return results
         if mode != "c" or shared is results:
@@ -360,6 +405,5 @@ def _open_results(results: Any, made: list[int]) -> Any:
         return _private(x)
 
     private = map_leaves(results, leaf)
-    for store_id, number in opened:
-        _give_back(store_id, number)
+    _give_back(opened)
     return private
