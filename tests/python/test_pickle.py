@@ -279,6 +279,26 @@ def test_a_handle_of_an_earlier_run_says_so(daemon):
     daemon.stop()
 
 
+@pytest.mark.kills_daemon
+def test_sealed_arrays_that_outlived_their_daemon_travel_by_value(daemon):
+    client = daemon.client(reconnect=0)
+    x, s = client.put("x", np.arange(5)), client.put("s", np.arange(5), mutable=True)
+    w = client.create("w", 5)
+    assert daemon.stop() == 0
+
+    def check():
+        y, part = pickle.loads(pickle.dumps([x, x[1:]]))
+        assert type(y) is np.ndarray and y.tolist() == x.tolist() and part.tolist() == [1, 2, 3, 4]
+        for array in (s, w):
+            with pytest.raises(shmstore.Disconnected):
+                pickle.dumps(array)
+
+    check()
+    daemon.start()
+    check()
+    daemon.stop()
+
+
 def test_a_handle_of_another_host_says_so(client):
     x = client.put("x", np.arange(3))
     function, arguments = x.__reduce_ex__(4)

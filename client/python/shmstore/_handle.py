@@ -77,6 +77,10 @@ def reduce_array(array: SharedArray, protocol: Any) -> Any:
         _hand_over(lease)
     except (NotFound, Aborted):  # Deleted or replaced: nobody can attach to it any more.
         return _by_value(array, protocol)
+    except Disconnected:  # As little; but a copy of what may be written would go unnoticed.
+        if lease.state != "sealed":
+            raise
+        return _by_value(array, protocol)
     return open, tuple(arguments)
 
 
