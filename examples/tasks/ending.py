@@ -1,11 +1,13 @@
 """How a program leaves nothing behind, however it ends (but by `kill -9`)."""
 
 import atexit
+import contextlib
 import os
 import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 
 REMOVE_S = 10  # how long others may go on writing into a folder that is to be removed
@@ -19,6 +21,28 @@ def on_sigterm():
     their daemons and workers. Not its forked children: those have nothing to stop."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
+@contextlib.contextmanager
+def postponed():
+    """SIGINT and SIGTERM do what they do at the end of the block: a program that they ended right
+    after it started a process would not know of it. Elsewhere than in the main thread no signal's
+    exception comes anyway."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = []
+    before = {
+        number: signal.signal(number, lambda number, frame: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def make_folder(place=None):

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import shmstore as shm
 
+from tasks import ending
+
 START_S = 20  # how long a daemon may take until it answers
 
 
@@ -37,13 +39,17 @@ def _daemon():
     with tempfile.TemporaryDirectory(prefix="shmstore-node-") as folder:
         socket = f"{folder}/socket"
         command = [program("shmstored"), "--socket", socket, "--log-level", "warning"]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        try:
+        with contextlib.ExitStack() as stack:
+            with ending.postponed():
+                process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+                stack.callback(_stop, process)
             wait_until_it_answers(process, socket)
             yield socket
-        finally:
-            process.terminate()
-            process.wait()
+
+
+def _stop(process):
+    process.terminate()
+    process.wait()
 
 
 def program(name):

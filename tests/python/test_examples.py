@@ -1,5 +1,6 @@
 """The programs in examples/: every engine that is installed, every way of the data, small."""
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -162,6 +163,46 @@ def test_nothing_is_left_by_a_program_that_is_ended(engine, way, number, tmp_pat
         process.stderr.close()
     assert process.returncode != 0 and places() == [], errors
     wait_until(lambda: not any(is_alive(child) for child in children), "the end of its children")
+
+
+ENDED_AT_ONCE = """
+import os, signal, subprocess, sys, time
+sys.path.insert(0, sys.argv[1])
+from tasks import ending, nodes
+
+class Popen(subprocess.Popen):  # its caller has not got the process yet
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        print(self.pid, flush=True)
+        while not os.path.exists(arguments[0][2]):  # its socket
+            time.sleep(0.01)
+        os.kill(os.getpid(), int(sys.argv[2]))
+
+subprocess.Popen = Popen
+ending.on_sigterm()
+with nodes.started(1):
+    print("it went on")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_program_that_is_ended_at_the_start_of_a_daemon_stops_it(number, tmp_path):
+    printed = tmp_path / "printed"  # a pipe would be held open by the daemon
+    with printed.open("w") as out:
+        done = subprocess.run(
+            [sys.executable, "-c", ENDED_AT_ONCE, str(EXAMPLES), str(int(number))],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env={**os.environ, "SHMSTORED": daemon_program()},
+        )
+    assert done.returncode != 0
+    pid = int(printed.read_text().split()[0])
+    try:
+        assert not is_alive(pid)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
 
 
 def descendants(pid):
