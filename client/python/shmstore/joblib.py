@@ -234,9 +234,14 @@ def _call_of(reducer: Any) -> Any:
 
 
 def _handle(x: Any, mode: str) -> Any:
-    """What to pickle for an array of the store; None where pickle would send its data."""
+    """What to pickle for an array of the store; None for one that was deleted, whose data pickle
+    would send. Raises Disconnected without its daemon, though pickle would not."""
     opener, arguments, *more = np.ndarray.view(x, SharedArray).__reduce_ex__(5)
     if opener is not _open or more:
+        lease = lease_around(x)
+        if lease is not None:
+            with contextlib.suppress(_errors.NotFound):
+                _connect.client_of(lease.store_id, None).info(id=str(lease.id))
         return None
     if mode == "c":
         return _open_private, arguments
