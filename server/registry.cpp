@@ -224,7 +224,7 @@ const Identity* Registry::identity(SessionId session) const {
 }
 
 RegistryCounts Registry::counts() const {
-  return {impl_->arrays.size(), impl_->sessions.size() - impl_->gone_sessions,
+  return {impl_->arrays.size(), impl_->sessions.size() - impl_->gone.size(),
           impl_->lease_total,   impl_->waiters.size(),
           impl_->pinned_bytes,  impl_->pinned.size(),
           impl_->segment_total};

@@ -199,6 +199,7 @@ void check_session(const Registry::Impl& impl, const Session& session, Sums& sum
     return;
   }
   ++sums.gone;
+  check.expect(impl.gone.contains(session.id), who + "gone, yet not among the gone");
   check.expect(session.waits.empty() && session.loading.empty(), who + "gone, yet waiting");
 }
 
@@ -244,7 +245,7 @@ std::vector<std::string> Registry::Impl::selfcheck() const {
   check.same(waiters.size(), sums.waits, "waits");
   check.same(sums.listed_waiters + at_work, sums.waits, "waits in lists");
   check.same(lease_total, sums.leases, "leases");
-  check.same(gone_sessions, sums.gone, "sessions that are gone");
+  check.same(gone.size(), sums.gone, "sessions that are gone");
   check.same(segment_total, sums.segments, "segments");
   check.same(pinned_bytes, pinned_sum, "pinned bytes");
   check.expect(marked_names.empty() && marked_arrays.empty(), "unsettled marks");

@@ -7,6 +7,8 @@
 // or name that it is about (catch_up), and `list` passes over what only they hold. So whoever asks
 // for something finds it as if the session had ended in one go. Only sums show what is not given
 // back yet: it is still charged.
+#include <algorithm>
+
 #include "server/registry_impl.hpp"
 
 namespace shmstore::server {
@@ -14,6 +16,8 @@ namespace {
 
 // A name with more drafts than this that a gone session left is not looked through for one request.
 constexpr int kDraftsLookedThrough = 512;
+// A session's tree of leases is looked up in the time that so many leases of a list take.
+constexpr std::size_t kLeasesPerLookUp = 5;
 
 }  // namespace
 
@@ -33,7 +37,7 @@ void Registry::Impl::leave(Session& session) {
   quota.uncharge(session.identity.uid, Resource::connections, 1);
   quota.uncharge(session.identity.uid, Resource::leases, session.leases.size());
   session.gone = true;
-  ++gone_sessions;
+  gone.emplace(session.id, &session);
   room = room || !session.leases.empty();
 }
 
@@ -51,21 +55,34 @@ bool Registry::Impl::end_session(Session& session, std::size_t limit) {
     end_gone_lease(*session.leases.begin()->second);
   }
   if (!session.leases.empty()) return false;
-  --gone_sessions;
+  gone.erase(session.id);
   sessions.erase(session.id);
   return true;
 }
 
+// Whichever is shorter: the array's leases, or a look-up for each gone session.
+template <class F>
+void Registry::Impl::each_gone_lease(const Array& array, F&& f) const {
+  if (kLeasesPerLookUp * gone.size() < array.lease_count) {
+    for (const auto& [id, session] : gone) {
+      auto at = session->leases.lower_bound({array.id.raw, Access{}});
+      for (; at != session->leases.end() && at->first.id == array.id.raw; ++at) f(*at->second);
+    }
+    return;
+  }
+  if (gone.empty()) return;
+  for (const Lease* lease = array.leases.first(); lease != nullptr; lease = lease->next) {
+    if (lease->session != nullptr && lease->session->gone) f(*lease);
+  }
+}
+
 // True when there was something.
 bool Registry::Impl::forget_gone(Array& array) {
-  if (gone_sessions == 0) return false;
+  if (gone.empty()) return false;
   // Noted down first: ending one may take others out of the list.
   std::vector<std::pair<Session*, Access>> left;
-  for (const Lease* lease = array.leases.first(); lease != nullptr; lease = lease->next) {
-    if (lease->session != nullptr && lease->session->gone) {
-      left.emplace_back(lease->session, lease->access);
-    }
-  }
+  each_gone_lease(array,
+                  [&](const Lease& lease) { left.emplace_back(lease.session, lease.access); });
   for (const auto& [session, access] : left) {
     if (Lease* lease = find_lease(*session, array.id, access)) end_gone_lease(*lease);
   }
@@ -74,7 +91,7 @@ bool Registry::Impl::forget_gone(Array& array) {
 
 // Its name as well: sealing looks at whom it would replace.
 void Registry::Impl::catch_up(const Session& session, ArrayId id) {
-  Array* array = gone_sessions == 0 ? nullptr : arrays.find(id);
+  Array* array = gone.empty() ? nullptr : arrays.find(id);
   if (array == nullptr) return;
   const QualifiedName name = array->spec.name;
   if (forget_gone(*array)) settle_marked();
@@ -83,7 +100,7 @@ void Registry::Impl::catch_up(const Session& session, ArrayId id) {
 
 // Again, for behind a draft that goes another one may come to light.
 void Registry::Impl::catch_up(const Session& session, const QualifiedName& asked) {
-  if (gone_sessions == 0) return;
+  if (gone.empty()) return;
   const QualifiedName name = resolve(session, asked);
   for (int n = 0; n < kDraftsLookedThrough; ++n) {
     const NameEntry* entry = find_entry(name);
@@ -105,19 +122,36 @@ void Registry::Impl::catch_up(const Session& session, const AttachSpec& spec) {
 
 // Would it be gone, or at least its name, if all gone sessions had been ended?
 bool Registry::Impl::is_left_over(const Array& array) const {
-  if (gone_sessions == 0) return false;
-  const auto gone = [](const Lease& lease) {
-    return lease.session != nullptr && lease.session->gone;
-  };
+  if (gone.empty()) return false;
   if (array.state == State::draft) {
     const auto creator = sessions.find(array.creator);
     return creator == sessions.end() || creator->second->gone;
   }
   if (array.kept) return false;
-  for (const Lease* lease = array.leases.first(); lease != nullptr; lease = lease->next) {
-    if (!gone(*lease)) return false;
-  }
-  return array.lease_count > 0;
+  std::uint64_t left = 0;
+  each_gone_lease(array, [&](const Lease&) { ++left; });
+  return left > 0 && left == array.lease_count;
+}
+
+// What it costs to find out, in leases looked at.
+std::size_t Registry::Impl::gone_looks(const Array& array) const {
+  return std::min<std::size_t>(array.lease_count, kLeasesPerLookUp * gone.size());
+}
+
+// As it would look if all gone sessions had been ended; nothing: it would be gone.
+std::optional<ArrayView> Registry::Impl::view_without_gone(const Array& array, Now at) const {
+  ArrayView seen = view(array, at.boot_ms);
+  if (gone.empty()) return seen;
+  if (is_left_over(array)) return std::nullopt;
+  each_gone_lease(array, [&](const Lease& lease) {
+    --seen.leases;
+    const bool shared = array.state == State::mutable_ || array.state == State::broken;
+    if (lease.access != Access::exclusive || !shared) return;
+    const Identity& holder = lease.session->identity;
+    seen.state = State::broken;
+    seen.broken = BrokenBy{holder.pid, holder.command, at.wall_s, false};
+  });
+  return seen;
 }
 
 bool Registry::end_session(SessionId session, Now now, Effects& effects, std::size_t limit) {

@@ -237,7 +237,9 @@ struct Registry::Impl {
   void emit_event(std::string_view event, const Array& array, const NameEntry& entry);
   ArrayView view(const Array& array, std::int64_t boot_ms) const;
 
-  // registry_end.cpp
+  // registry_end.cpp: the end of sessions
+  template <class F>
+  void each_gone_lease(const Array& array, F&& f) const;
   void leave(Session& session);
   bool end_session(Session& session, std::size_t limit);
   void end_gone_lease(Lease& lease);
@@ -247,6 +249,8 @@ struct Registry::Impl {
   void catch_up(const Session& session, const Target& target);
   void catch_up(const Session& session, const AttachSpec& spec);
   bool is_left_over(const Array& array) const;
+  std::size_t gone_looks(const Array& array) const;
+  std::optional<ArrayView> view_without_gone(const Array& array, Now at) const;
 
   // registry_rights.cpp
   static bool may(const Identity& who, const Array& array, Access access);
@@ -402,7 +406,7 @@ struct Registry::Impl {
   // Owned objects.
   Quota quota;
   std::unordered_map<SessionId, std::unique_ptr<Session>> sessions;
-  std::size_t gone_sessions = 0;  ///< Of these, those that have ended and still have leases.
+  std::map<SessionId, Session*> gone;  ///< Of these, those that have ended and still have leases.
   SlotTable<Array> arrays;
   std::map<std::uint32_t, Namespace> namespaces;
   std::map<std::uint32_t, std::set<std::uint64_t>> anonymous;  ///< Arrays without a name, by owner.

@@ -1,7 +1,8 @@
 // Listing in pages. Order: the caller's namespace, the others by uid; within one by name, the
 // published array before drafts; at last the caller's arrays without a name by id. The cursor is
 // the position after the last array looked at, so a page costs a bounded number of look-ups however
-// many arrays the caller may not see; such a page can be short, or empty, and still not the last.
+// many arrays the caller may not see, and however many leases of gone sessions are to be left out;
+// such a page can be short, or empty, and still not the last.
 #include <algorithm>
 #include <charconv>
 #include <functional>
@@ -51,11 +52,11 @@ std::optional<Position> parse(std::string_view text) {
 /// Fills one page.
 class Lister {
  public:
-  using Readable = std::function<bool(const Array&)>;
-  using View = std::function<ArrayView(const Array&)>;
+  /// The view if the caller gets to see it. Adds to `looks` what it costs to find out.
+  using View = std::function<std::optional<ArrayView>(const Array&, std::size_t& looks)>;
 
-  Lister(std::string_view prefix, std::size_t limit, Readable readable, View view)
-      : prefix_(prefix), limit_(limit), readable_(std::move(readable)), view_(std::move(view)) {}
+  Lister(std::string_view prefix, std::size_t limit, View view)
+      : prefix_(prefix), limit_(limit), view_(std::move(view)) {}
 
   /// False: the page is full. `after`: where in this namespace to go on; null: at its start.
   bool add_namespace(std::uint32_t uid, const Namespace& home, const Position* after) {
@@ -98,7 +99,9 @@ class Lister {
       return false;
     }
     ++looks_;
-    if (readable_(array)) page.arrays.push_back(view_(array));
+    if (std::optional<ArrayView> seen = view_(array, looks_)) {
+      page.arrays.push_back(std::move(*seen));
+    }
     if (full()) last_ = position();
     return true;
   }
@@ -106,7 +109,6 @@ class Lister {
 
   std::string_view prefix_;
   std::size_t limit_;
-  Readable readable_;
   View view_;
   std::size_t looks_ = 0;
   std::string last_;
@@ -126,12 +128,12 @@ Result<ListPage> Registry::list(SessionId session, std::string_view prefix,
   }
   const Identity& who = caller->identity;
   const std::uint32_t own = who.uid;
-  Lister lister(
-      prefix, std::max<std::size_t>(limit, 1),
-      [&](const Array& array) {
-        return Impl::may(who, array, Access::read) && !impl_->is_left_over(array);
-      },
-      [&](const Array& array) { return impl_->view(array, now.boot_ms); });
+  Lister lister(prefix, std::max<std::size_t>(limit, 1),
+                [&](const Array& array, std::size_t& looks) -> std::optional<ArrayView> {
+                  if (!Impl::may(who, array, Access::read)) return std::nullopt;
+                  looks += impl_->gone_looks(array);
+                  return impl_->view_without_gone(array, now);
+                });
 
   // Namespaces before the cursor's have been listed; in its own the page goes on after it.
   const bool names_left = !after || after->named;

@@ -30,6 +30,24 @@ std::string names_listed(const Store& store, SessionId session) {
   return names;
 }
 
+/// Name, state, leases and who broke it, of each array with a name.
+std::string rows_listed(const Store& store, SessionId session) {
+  std::string rows;
+  const Result<ListPage> page = store.registry.list(session, "", {}, "", 1'000, store.now);
+  REQUIRE(page.has_value());
+  for (const ArrayView& array : page->arrays) {
+    if (array.name.empty()) continue;
+    rows += std::string(array.name) + " " + std::string(to_string(array.state)) + " " +
+            std::to_string(array.leases);
+    if (array.broken) {
+      rows += " by " + std::to_string(array.broken->pid) + " " + array.broken->command + " at " +
+              std::to_string(array.broken->at_s) + (array.broken->gave_up ? " gave up" : "");
+    }
+    rows += "\n";
+  }
+  return rows;
+}
+
 }  // namespace
 
 TEST_CASE("end: leases go in slices of the size asked for, requests are answered in between") {
@@ -113,6 +131,42 @@ TEST_CASE("end: exclusive access is broken before anybody gets the array") {
   CHECK(store.state(kept) == State::broken);
   CHECK(store.events.back().event == "broken");
   CHECK(store.leave_some(gone, 1));
+}
+
+TEST_CASE("end: list shows what a gone session had to itself as broken") {
+  Store store;
+  const SessionId gone = store.join(kAlice), other = store.join(kAlice);
+  const ArrayId id = store.draft(gone, "m", protocol::kCreateMutable | protocol::kCreateKeep);
+  store.release(gone, id, Access::write);
+  store.granted(store.attach(other, by_id(id, Access::hold)));
+  store.granted(store.attach(gone, by_id(id, Access::exclusive)));
+  CHECK(rows_listed(store, other) == "m mutable 2\n");
+  store.now.wall_s += 5;
+  CHECK_FALSE(store.leave_some(gone, 0));
+  const std::string listed = rows_listed(store, other);
+  CHECK(listed == "m broken 1 by " + std::to_string(10'000 + gone) + " test at 1700000005.000000\n");
+  CHECK(store.leave_some(gone, 1));
+  CHECK(rows_listed(store, other) == listed);
+}
+
+TEST_CASE("end: list leaves out the leases of gone sessions, many of one array or one of many") {
+  Store store;
+  const SessionId keeper = store.join(kAlice);
+  const ArrayId shared = store.put(keeper, "shared");
+  store.put(keeper, "own");
+  std::vector<SessionId> readers;
+  for (int i = 0; i < 20; ++i) {
+    readers.push_back(store.join(kAlice));
+    store.granted(store.attach(readers.back(), by_id(shared)));
+    store.granted(store.attach(readers.back(), by_id(shared, Access::copy)));
+  }
+  // With few gone sessions they are asked, with many the array.
+  for (std::size_t left = readers.size(); left > 0; --left) {
+    CHECK_FALSE(store.leave_some(readers[left - 1], 0));
+    CHECK(rows_listed(store, keeper) ==
+          "own sealed 1\nshared sealed " + std::to_string(2 * left - 1) + "\n");
+  }
+  CHECK(store.registry.counts().leases == 42);
 }
 
 TEST_CASE("end: quotas are free at once, so that whoever comes back finds its place") {
@@ -242,6 +296,7 @@ class Twins {
         if (!leaving_.empty() && other_.leave_some(leaving_.back(), roll(3))) leaving_.pop_back();
         break;
     }
+    CHECK(rows_listed(one_, sessions_[0]) == rows_listed(other_, sessions_[0]));
   }
 
   void finish() {
@@ -313,13 +368,14 @@ class Twins {
     });
   }
   void look(SessionId who, const std::string& name) {
-    CHECK(names_listed(one_, who) == names_listed(other_, who));
     const auto is = one_.info(who, named(name, kAlice)),
                same = other_.info(who, named(name, kAlice));
     REQUIRE(is.has_value() == same.has_value());
     if (!is) return;
     CHECK(is->state == same->state);
     CHECK(is->leases == same->leases);
+    CHECK(is->broken.has_value() == same->broken.has_value());
+    if (is->broken && same->broken) CHECK(is->broken->pid == same->broken->pid);
   }
 
   std::mt19937_64 random_;

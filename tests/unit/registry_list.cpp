@@ -102,6 +102,42 @@ TEST_CASE("list: a page looks at a bounded number of arrays") {
   CHECK_FALSE(second.cursor.has_value());
 }
 
+TEST_CASE("list: the leases that gone sessions left count as looked at") {
+  constexpr SessionId kSessions = 1'000;
+  constexpr int kArrays = 20;
+  Limits limits = test_limits();
+  Registry registry(limits);
+  Effects effects;
+  RequestId request = 0;
+  for (SessionId session = 1; session <= kSessions; ++session) {
+    CHECK(registry.open_session(session, {1, kAlice, kAlice, {}, ""}).has_value());
+    for (int i = 0; i < kArrays; ++i) {
+      CreateSpec spec = Store::spec("n" + std::to_string(i), 0);
+      spec.options = protocol::kCreateMutable;
+      if (session == 1) {
+        registry.create(session, ++request, std::move(spec), {}, effects);
+      } else {
+        registry.attach(session, ++request, by_name(spec.name.name), {}, effects);
+      }
+    }
+  }
+  REQUIRE(registry.counts().leases == kArrays * kSessions);
+  for (SessionId session = 1; session <= kSessions; ++session) {
+    CHECK_FALSE(registry.end_session(session, {}, effects, 0));
+  }
+  const SessionId other = kSessions + 1;
+  CHECK(registry.open_session(other, {1, kAlice, kAlice, {}, ""}).has_value());
+  std::string cursor;
+  int pages = 1;
+  for (;; ++pages) {
+    const ListPage page = registry.list(other, "", {}, cursor, 100, {}).value();
+    CHECK(page.arrays.empty());
+    if (!page.cursor) break;
+    cursor = *page.cursor;
+  }
+  CHECK(pages == 3);  // 8,192 looks each, and an array takes 1,001
+}
+
 TEST_CASE("list: cursors that are none") {
   Store store;
   const SessionId alice = store.join(kAlice);
