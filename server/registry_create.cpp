@@ -245,9 +245,7 @@ bool Registry::Impl::retry_create(Waiter& waiter) {
   Session& session = *waiter.session;
   CreateJob& job = std::get<CreateJob>(waiter.job);
   // What a gone session left is in nobody's way: that is settled first, then it is asked again.
-  const NameEntry* entry = gone.empty() ? nullptr : find_entry(job.spec.name);
-  Array* there = entry == nullptr ? nullptr : entry->visible();
-  if (there != nullptr && forget_gone(*there)) {
+  if (!gone.empty() && forget_gone(job.spec.name)) {
     room = true;
     return false;
   }

@@ -14,8 +14,8 @@
 namespace shmstore::server {
 namespace {
 
-// A name with more drafts than this that a gone session left is not looked through for one request.
-constexpr int kDraftsLookedThrough = 512;
+// Of a name with more drafts than this that gone sessions left, one request ends only so many.
+constexpr int kDraftsLookedThrough = 2'048;
 // A session's tree of leases is looked up in the time that so many leases of a list take.
 constexpr std::size_t kLeasesPerLookUp = 5;
 
@@ -89,6 +89,21 @@ bool Registry::Impl::forget_gone(Array& array) {
   return !left.empty();
 }
 
+// What the name shows, and what then comes to light behind it. A draft leaves its name at once; a
+// published array only when it is settled, and then this is to be called again. Wakes nobody: that
+// would be everybody who waits for the name, once for each draft.
+bool Registry::Impl::forget_gone(const QualifiedName& name) {
+  const NameEntry* entry = find_entry(name);
+  bool some = false;
+  for (int n = 0; entry != nullptr && n < kDraftsLookedThrough; ++n) {
+    Array* array = entry->visible();
+    if (array == nullptr || !forget_gone(*array)) break;
+    some = true;
+    if (array == entry->published) break;
+  }
+  return some;
+}
+
 // Its name as well: sealing looks at whom it would replace.
 void Registry::Impl::catch_up(const Session& session, ArrayId id) {
   Array* array = gone.empty() ? nullptr : arrays.find(id);
@@ -98,16 +113,11 @@ void Registry::Impl::catch_up(const Session& session, ArrayId id) {
   if (!name.name.empty()) catch_up(session, name);
 }
 
-// Again, for behind a draft that goes another one may come to light.
+// Twice: the published array, then the drafts.
 void Registry::Impl::catch_up(const Session& session, const QualifiedName& asked) {
   if (gone.empty()) return;
   const QualifiedName name = resolve(session, asked);
-  for (int n = 0; n < kDraftsLookedThrough; ++n) {
-    const NameEntry* entry = find_entry(name);
-    Array* array = entry == nullptr ? nullptr : entry->visible();
-    if (array == nullptr || !forget_gone(*array)) return;
-    settle_marked();
-  }
+  for (int n = 0; n < 2 && forget_gone(name); ++n) settle_marked();
 }
 
 void Registry::Impl::catch_up(const Session& session, const Target& target) {

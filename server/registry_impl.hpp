@@ -244,6 +244,7 @@ struct Registry::Impl {
   bool end_session(Session& session, std::size_t limit);
   void end_gone_lease(Lease& lease);
   bool forget_gone(Array& array);
+  bool forget_gone(const QualifiedName& name);
   void catch_up(const Session& session, ArrayId id);
   void catch_up(const Session& session, const QualifiedName& asked);
   void catch_up(const Session& session, const Target& target);

@@ -133,6 +133,51 @@ TEST_CASE("end: exclusive access is broken before anybody gets the array") {
   CHECK(store.leave_some(gone, 1));
 }
 
+TEST_CASE("end: all that is left of a name goes for one request, and is settled once") {
+  constexpr std::uint32_t kDrafts = 1'500;
+  Limits limits = test_limits();
+  limits.segments_max = kDrafts;
+  Registry registry(limits);
+  Effects effects;
+  constexpr SessionId kGone = 1, kOther = 2;
+  for (SessionId session : {kGone, kOther}) {
+    REQUIRE(registry.open_session(session, {1, kAlice, kAlice, {}, "test"}).has_value());
+  }
+  RequestId request = 0;
+  std::vector<ArrayId> ids;
+  for (std::uint32_t i = 0; i < kDrafts; ++i) {
+    CreateSpec spec = Store::spec("n");
+    spec.options = protocol::kCreateReplace;
+    effects.clear();
+    registry.create(kGone, ++request, std::move(spec), {}, effects);
+    ids.push_back(std::get<AllocateSegment>(effects.back()).id);
+    registry.segment_ready(ids.back(), SegmentId{i + 1}, {}, effects);
+  }
+  std::size_t settled = 1;
+  SUBCASE("drafts alone") {}
+  SUBCASE("a published array before them") {
+    registry.seal(kGone, ++request, ids.front(), false, 0, {}, effects);
+    settled = 2;
+  }
+  CHECK_FALSE(registry.end_session(kGone, {}, effects, 0));
+  effects.clear();
+  registry.attach(kOther, ++request, by_name("n"), {}, effects);
+  const auto& answer = std::get<Completion>(effects.back());
+  CHECK(std::get<Error>(answer.result).code == ErrorCode::not_found);
+  // An array's event comes when its lease ends, its memory is freed when it is settled.
+  std::size_t frees = 0, runs = 0;
+  bool freeing = false;
+  for (const Effect& effect : effects) {
+    const bool frees_now = std::holds_alternative<FreeSegment>(effect);
+    frees += frees_now ? 1 : 0;
+    runs += frees_now && !freeing ? 1 : 0;
+    freeing = frees_now;
+  }
+  CHECK(frees == kDrafts);
+  CHECK(runs == settled);
+  CHECK(registry.selfcheck().empty());
+}
+
 TEST_CASE("end: list shows what a gone session had to itself as broken") {
   Store store;
   const SessionId gone = store.join(kAlice), other = store.join(kAlice);
