@@ -223,22 +223,28 @@ std::uint64_t Dispatcher::probe_released() {
   return freed;
 }
 
+bool Dispatcher::more_to_come() const {
+  return store_.freeing_bytes() > 0 || !ending_.empty();
+}
+
+/// One by one: each that is made takes room from those behind it. Once more from the start when
+/// nothing is to come any more since, for nobody would ask again.
 void Dispatcher::retry_parked() {
-  if (running_effects_ || parked_.empty()) return;
-  const bool last_chance = store_.freeing_bytes() == 0 && ending_.empty();
-  std::vector<Parked> again;
-  for (auto at = parked_.begin(); at != parked_.end();) {
-    if (last_chance || !lacks_room(at->uid, at->spec.bytes)) {
-      again.push_back(std::move(*at));
-      at = parked_.erase(at);
-    } else {
-      ++at;
+  if (running_effects_) return;
+  for (bool again = true; again;) {
+    const bool hoped = more_to_come();
+    for (std::size_t at = 0; at < parked_.size();) {
+      if (more_to_come() && lacks_room(parked_[at].uid, parked_[at].spec.bytes)) {
+        ++at;
+        continue;
+      }
+      Parked parked = std::move(parked_[at]);
+      parked_.erase(parked_.begin() + static_cast<std::ptrdiff_t>(at));
+      registry_.create(parked.session, parked.request, std::move(parked.spec), read_clock(),
+                       effects_);
+      run_effects();
     }
-  }
-  for (Parked& parked : again) {
-    registry_.create(parked.session, parked.request, std::move(parked.spec), read_clock(),
-                     effects_);
-    run_effects();
+    again = hoped && !more_to_come();
   }
 }
 

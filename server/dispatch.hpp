@@ -145,6 +145,7 @@ class Dispatcher {
 
   void make_room(std::uint32_t uid, std::uint64_t bytes);
   [[nodiscard]] bool lacks_room(std::uint32_t uid, std::uint64_t array_bytes) const;
+  [[nodiscard]] bool more_to_come() const;
   void retry_parked();
   void check_after_request();
 

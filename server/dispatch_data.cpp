@@ -152,8 +152,7 @@ Result<void> Dispatcher::on_create(const Request& request) {
   const Identity* identity = registry_.identity(request.session.id);
   if (identity != nullptr && lacks_room(identity->uid, spec->bytes)) {
     make_room(identity->uid, spec->bytes);
-    const bool more_to_come = store_.freeing_bytes() > 0 || !ending_.empty();
-    if (spec->timeout_ms == 0 && more_to_come && parked_.size() < kParkedMax &&
+    if (spec->timeout_ms == 0 && more_to_come() && parked_.size() < kParkedMax &&
         lacks_room(identity->uid, spec->bytes)) {
       parked_.push_back(
           {request.session.id, request.header.request, identity->uid, std::move(*spec)});

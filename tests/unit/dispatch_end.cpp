@@ -57,6 +57,33 @@ TEST_CASE("dispatch: a create that lacks room waits for what a session leaves be
   CHECK_FALSE(bench.mail.replies[other.id].front().header.status);
 }
 
+TEST_CASE("dispatch: of two creates that hope for the same room one is served, one hopes on") {
+  Limits limits = Bench::default_limits();
+  limits.capacity = 1'000 * kPageBytes;
+  limits.segments_max = 2'000;
+  Bench bench(limits);
+  SessionState& gone = bench.join(kAlice);
+  for (int i = 0; i < 1'000; ++i) (void)bench.create(gone, "", kPageBytes);
+  SessionState& other = bench.join(kAlice);
+  bench.dispatcher.end_session(gone.id);
+  auto& answers = bench.mail.replies[other.id];
+  answers.clear();
+  for (const char* name : {"first", "second"}) {
+    CHECK(bench.send(other, Op::create, Bench::create_text(name, 400 * kPageBytes)));
+  }
+  CHECK(answers.empty());
+  bench.dispatcher.end_some();
+  bench.dispatcher.end_some();
+  REQUIRE(bench.dispatcher.has_ending());
+  for (int i = 0; i < 20; ++i) bench.dispatcher.probe_released();
+  REQUIRE(answers.size() == 1);
+  CHECK(has(answers[0].body, "first"));
+  bench.dispatcher.end_some();
+  for (int i = 0; i < 20; ++i) bench.dispatcher.probe_released();
+  REQUIRE(answers.size() == 2);
+  CHECK(has(answers[1].body, "second"));
+}
+
 TEST_CASE("dispatch: what a session leaves is given back a few MiB at a time") {
   Limits limits = Bench::default_limits();
   limits.capacity = 1 << 30;
