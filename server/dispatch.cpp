@@ -193,7 +193,7 @@ void Dispatcher::send_error(SessionId session, const FrameHeader& header, const 
 
 // -- room -----------------------------------------------------------------------------------------
 
-bool Dispatcher::lacks_room(std::uint32_t uid, std::uint64_t array_bytes) const {
+bool Dispatcher::lacks_memory(std::uint32_t uid, std::uint64_t array_bytes) const {
   const std::uint64_t bytes = charge_of(array_bytes);
   const Quota& quota = registry_.quota();
   const Usage usage = quota.usage(uid);
@@ -201,15 +201,19 @@ bool Dispatcher::lacks_room(std::uint32_t uid, std::uint64_t array_bytes) const 
   const bool store_full =
       quota.bytes_used() > limits.capacity || bytes > limits.capacity - quota.bytes_used();
   const bool user_full = usage.bytes > usage.bytes_max || bytes > usage.bytes_max - usage.bytes;
-  const bool too_many =
-      store_.segments() >= limits.segments_max || usage.arrays >= usage.arrays_max;
-  return store_full || user_full || too_many;
+  return store_full || user_full || store_.segments() >= limits.segments_max;
+}
+
+bool Dispatcher::lacks_arrays(std::uint32_t uid) const {
+  const Usage usage = registry_.quota().usage(uid);
+  return usage.arrays >= usage.arrays_max;
 }
 
 /// Nothing is refused for want of memory that nobody maps any more.
 void Dispatcher::make_room(std::uint32_t uid, std::uint64_t bytes) {
+  if (lacks_arrays(uid)) return;
   std::uint64_t left = store_.pinned_segments();
-  while (left > 0 && lacks_room(uid, bytes)) {
+  while (left > 0 && lacks_memory(uid, bytes)) {
     const std::uint64_t asked = std::min<std::uint64_t>(left, kProbesPerRequest);
     (void)store_.probe_released(asked, kFreedPerRequestBytes);
     left -= asked;
@@ -227,6 +231,13 @@ bool Dispatcher::more_to_come() const {
   return store_.freeing_bytes() > 0 || !ending_.empty();
 }
 
+/// Does it lack what is on its way back? Sessions that end give back memory and numbers of arrays,
+/// the kernel memory only.
+bool Dispatcher::may_hope(std::uint32_t uid, std::uint64_t bytes) const {
+  if (!ending_.empty()) return lacks_arrays(uid) || lacks_memory(uid, bytes);
+  return store_.freeing_bytes() > 0 && !lacks_arrays(uid) && lacks_memory(uid, bytes);
+}
+
 /// One by one: each that is made takes room from those behind it. Once more from the start when
 /// nothing is to come any more since, for nobody would ask again.
 void Dispatcher::retry_parked() {
@@ -234,7 +245,7 @@ void Dispatcher::retry_parked() {
   for (bool again = true; again;) {
     const bool hoped = more_to_come();
     for (std::size_t at = 0; at < parked_.size();) {
-      if (more_to_come() && lacks_room(parked_[at].uid, parked_[at].spec.bytes)) {
+      if (may_hope(parked_[at].uid, parked_[at].spec.bytes)) {
         ++at;
         continue;
       }

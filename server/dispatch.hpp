@@ -144,8 +144,10 @@ class Dispatcher {
   void send_error(SessionId session, const protocol::FrameHeader& header, const Error& error);
 
   void make_room(std::uint32_t uid, std::uint64_t bytes);
-  [[nodiscard]] bool lacks_room(std::uint32_t uid, std::uint64_t array_bytes) const;
+  [[nodiscard]] bool lacks_memory(std::uint32_t uid, std::uint64_t array_bytes) const;
+  [[nodiscard]] bool lacks_arrays(std::uint32_t uid) const;
   [[nodiscard]] bool more_to_come() const;
+  [[nodiscard]] bool may_hope(std::uint32_t uid, std::uint64_t bytes) const;
   void retry_parked();
   void check_after_request();
 

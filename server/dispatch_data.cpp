@@ -150,10 +150,11 @@ Result<void> Dispatcher::on_create(const Request& request) {
   Result<CreateSpec> spec = create_spec(*frame);
   if (!spec) return spec.error();
   const Identity* identity = registry_.identity(request.session.id);
-  if (identity != nullptr && lacks_room(identity->uid, spec->bytes)) {
+  // What never fits is refused at once, and nothing is freed for it.
+  if (identity != nullptr && !registry_.never_fits(identity->uid, *spec)) {
     make_room(identity->uid, spec->bytes);
-    if (spec->timeout_ms == 0 && more_to_come() && parked_.size() < kParkedMax &&
-        lacks_room(identity->uid, spec->bytes)) {
+    if (spec->timeout_ms == 0 && parked_.size() < kParkedMax &&
+        may_hope(identity->uid, spec->bytes)) {
       parked_.push_back(
           {request.session.id, request.header.request, identity->uid, std::move(*spec)});
       return {};

@@ -262,6 +262,8 @@ class Registry {
   [[nodiscard]] std::optional<ArrayView> find(ArrayId) const;  ///< Without rights.
   [[nodiscard]] const Identity* identity(SessionId) const;
   [[nodiscard]] bool may_read(const Identity&, const EventRecord&) const;
+  /// A create that no waiting helps: it is larger than the store or than what its user may have.
+  [[nodiscard]] bool never_fits(std::uint32_t uid, const CreateSpec&) const;
   [[nodiscard]] RegistryCounts counts() const;
   [[nodiscard]] Quota& quota();
   [[nodiscard]] const Quota& quota() const;

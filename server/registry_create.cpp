@@ -79,6 +79,10 @@ bool Registry::Impl::never_fits(std::uint32_t uid, const CreateSpec& spec) const
          quota.limit(uid, Resource::arrays) == 0 || quota.limit(uid, Resource::leases) == 0;
 }
 
+bool Registry::never_fits(std::uint32_t uid, const CreateSpec& spec) const {
+  return impl_->never_fits(uid, spec);
+}
+
 Result<void> Registry::Impl::charge_create(std::uint32_t uid, const CreateSpec& spec) {
   const std::uint64_t segments = spec.bytes > 0 ? 1 : 0;
   if (segment_total + segments > quota.limits().segments_max) {

@@ -84,6 +84,63 @@ TEST_CASE("dispatch: of two creates that hope for the same room one is served, o
   CHECK(has(answers[1].body, "second"));
 }
 
+TEST_CASE("dispatch: a create that no session's end helps is refused at once") {
+  Limits limits = Bench::default_limits();
+  std::uint64_t bytes = limits.capacity + 1;
+  ErrorCode code = ErrorCode::no_capacity;
+  SUBCASE("beyond the store") {}
+  SUBCASE("beyond the user's share") {
+    limits.user_bytes_max = limits.capacity / 2;
+    bytes = limits.user_bytes_max + 1;
+    code = ErrorCode::quota_exceeded;
+  }
+  Bench bench(limits);
+  SessionState& gone = bench.join(kBob);
+  for (int i = 0; i < 100; ++i) (void)bench.create(gone, "", kPageBytes);
+  SessionState& other = bench.join(kAlice);
+  bench.dispatcher.end_session(gone.id);
+  REQUIRE(bench.dispatcher.has_ending());
+  const std::size_t probes = bench.store.probes;
+  CHECK(bench.create(other, "n", bytes).is(code));
+  CHECK(bench.store.probes == probes);
+}
+
+TEST_CASE("dispatch: a create over the number of arrays waits for sessions, not for memory") {
+  Limits limits = Bench::default_limits();
+  limits.user_arrays_max = 100;
+  Bench bench(limits);
+  SessionState& gone = bench.join(kAlice);
+  SessionState& other = bench.join(kAlice);
+  bench.store.mapped = true;
+  const std::uint64_t pinned = bench.put(other, "pinned");
+  CHECK_FALSE(bench.release(other, pinned, Access::read).header.status);
+  bench.store.freeing = kPageBytes;
+  for (int i = 0; i < 100; ++i) (void)bench.create(gone, "", 0);
+  const std::size_t probes = bench.store.probes;
+  CHECK(bench.create(other, "n", kPageBytes).is(ErrorCode::quota_exceeded));
+  CHECK(bench.store.probes == probes);
+  bench.dispatcher.end_session(gone.id);
+  bench.dispatcher.end_some();
+  CHECK_FALSE(bench.create(other, "n", kPageBytes).header.status);
+}
+
+TEST_CASE("dispatch: a create over the number of arrays is served when a session has ended") {
+  Limits limits = Bench::default_limits();
+  limits.user_arrays_max = 200;
+  Bench bench(limits);
+  SessionState& gone = bench.join(kAlice);
+  SessionState& other = bench.join(kAlice);
+  for (int i = 0; i < 200; ++i) (void)bench.create(gone, "", 0);
+  bench.dispatcher.end_session(gone.id);
+  for (int i = 0; i < 64; ++i) (void)bench.create(other, "", 0);
+  bench.mail.replies[other.id].clear();
+  CHECK(bench.send(other, Op::create, Bench::create_text("n", 0)));
+  CHECK(bench.mail.replies[other.id].empty());
+  while (bench.dispatcher.has_ending()) bench.dispatcher.end_some();
+  REQUIRE(bench.mail.replies[other.id].size() == 1);
+  CHECK_FALSE(bench.mail.replies[other.id].front().header.status);
+}
+
 TEST_CASE("dispatch: what a session leaves is given back a few MiB at a time") {
   Limits limits = Bench::default_limits();
   limits.capacity = 1 << 30;

@@ -16,7 +16,8 @@ class MemoryStore final : public SegmentStore {
   bool hold = false;             ///< Allocations and hard seals are answered by finish() only.
   std::optional<Error> failure;  ///< Every allocation fails with it.
   std::optional<Error> open_failure;
-  bool mapped = false;  ///< Somebody maps what is released: nothing comes free.
+  bool mapped = false;        ///< Somebody maps what is released: nothing comes free.
+  std::uint64_t freeing = 0;  ///< Bytes said to be on their way back.
 
   // -- what it sees -------------------------------------------------------------------------------
   std::vector<std::uint64_t> cancelled;
@@ -81,7 +82,7 @@ class MemoryStore final : public SegmentStore {
   }
   [[nodiscard]] std::uint64_t segments() const override { return segments_.size(); }
   [[nodiscard]] std::uint64_t pinned_segments() const override { return released_.size(); }
-  [[nodiscard]] std::uint64_t freeing_bytes() const override { return 0; }
+  [[nodiscard]] std::uint64_t freeing_bytes() const override { return freeing; }
   [[nodiscard]] std::uint64_t kernel_bytes() const override {
     std::uint64_t bytes = 0;
     for (const auto& [segment, size] : segments_) bytes += size;
