@@ -28,6 +28,9 @@ constexpr std::size_t kProbesPerRequest = 256;
 /// many may end at the same moment.
 constexpr std::size_t kLeasesAtOnce = 64;
 constexpr std::size_t kLeasesPerTurn = 256;
+/// What gone sessions hold is not charged any more. So that nobody can make more of it than goes,
+/// for each lease that there are more than after the last turn so many go besides.
+constexpr std::uint64_t kLeasesPerNewOne = 2;
 /// Up to so many arrays a debug build checks its accounts after every request.
 constexpr std::uint64_t kSelfcheckArraysMax = 256;
 
@@ -88,6 +91,7 @@ void Dispatcher::end_session(SessionId session) {
   admin_->end_session(session);
   std::erase_if(parked_, [session](const Parked& parked) { return parked.session == session; });
   if (!registry_.end_session(session, read_clock(), effects_, kLeasesAtOnce)) {
+    if (ending_.empty()) leases_after_turn_ = registry_.counts().leases;
     ending_.push_back(session);
   }
   run_effects();
@@ -97,12 +101,21 @@ void Dispatcher::end_session(SessionId session) {
 
 void Dispatcher::end_some() {
   if (ending_.empty()) return;
-  const SessionId session = ending_.front();
-  ending_.pop_front();
-  if (!registry_.end_session(session, read_clock(), effects_, kLeasesPerTurn)) {
-    ending_.push_back(session);
+  std::uint64_t leases = registry_.counts().leases;
+  const std::uint64_t more = leases - std::min(leases, leases_after_turn_);
+  std::uint64_t left = kLeasesPerTurn + kLeasesPerNewOne * more;
+  while (left > 0 && !ending_.empty()) {
+    const SessionId session = ending_.front();
+    ending_.pop_front();
+    if (!registry_.end_session(session, read_clock(), effects_, left)) {
+      ending_.push_back(session);
+      left = 0;
+    }
+    const std::uint64_t before = std::exchange(leases, registry_.counts().leases);
+    left -= std::min(left, std::max<std::uint64_t>(before - std::min(before, leases), 1));
   }
   run_effects();
+  leases_after_turn_ = registry_.counts().leases;
   if (ending_.empty()) (void)probe_released();
   check_after_request();
 }

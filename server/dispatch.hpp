@@ -172,6 +172,7 @@ class Dispatcher {
   std::uint64_t freed_bytes_in_run_ = 0;
   std::vector<Parked> parked_;    // first come, first served
   std::deque<SessionId> ending_;  // ended, with leases left
+  std::uint64_t leases_after_turn_ = 0;
   std::uint64_t requests_ = 0;
   LogLimit violations_{20};
 };
