@@ -207,7 +207,7 @@ Result<void> Dispatcher::on_segment(const Request& request) {
   const Result<SegmentRequest> segment = parse_fixed<SegmentRequest>(request.body);
   if (!segment) return segment.error();
   registry_.segment(request.session.id, request.header.request, ArrayId{segment->id},
-                    static_cast<Access>(segment->access), effects_);
+                    static_cast<Access>(segment->access), read_clock(), effects_);
   run_effects();
   check_after_request();
   return {};

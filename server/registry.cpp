@@ -107,9 +107,9 @@ void Registry::attach(SessionId session, RequestId request, const AttachSpec& sp
              [&](Session& caller) { impl_->attach(caller, request, spec); });
 }
 
-void Registry::segment(SessionId session, RequestId request, ArrayId id, Access access,
+void Registry::segment(SessionId session, RequestId request, ArrayId id, Access access, Now now,
                        Effects& effects) {
-  impl_->run(session, request, protocol::Op::segment, impl_->now, effects, id,
+  impl_->run(session, request, protocol::Op::segment, now, effects, id,
              [&](Session& caller) { impl_->segment(caller, request, id, access); });
 }
 

@@ -220,7 +220,7 @@ class Registry {
   void create(SessionId, RequestId, CreateSpec spec, Now, Effects&);
   void seal(SessionId, RequestId, ArrayId, bool hard, std::int64_t wait_ms, Now, Effects&);
   void attach(SessionId, RequestId, const AttachSpec&, Now, Effects&);
-  void segment(SessionId, RequestId, ArrayId, Access, Effects&);
+  void segment(SessionId, RequestId, ArrayId, Access, Now, Effects&);
   void release(SessionId, RequestId, ArrayId, Access, std::uint32_t grants, Now, Effects&);
   void cached(SessionId, RequestId, const QualifiedName&, std::int64_t timeout_ms, Now, Effects&);
   void wait(SessionId, RequestId, const QualifiedName&, std::uint64_t newer_than,

@@ -214,6 +214,21 @@ TEST_CASE("end: list leaves out the leases of gone sessions, many of one array o
   CHECK(store.registry.counts().leases == 42);
 }
 
+TEST_CASE("end: what a request breaks is broken at its time, whatever it asks for") {
+  Store store;
+  const SessionId gone = store.join(kAlice), other = store.join(kAlice);
+  const ArrayId id = store.draft(gone, "m", protocol::kCreateMutable | protocol::kCreateKeep);
+  store.release(gone, id, Access::write);
+  store.granted(store.attach(other, by_id(id, Access::hold)));
+  store.granted(store.attach(gone, by_id(id, Access::exclusive)));
+  CHECK_FALSE(store.leave_some(gone, 0));
+  store.now.wall_s += 5;
+  store.granted(store.segment(other, id, Access::hold));
+  REQUIRE(store.state(id) == State::broken);
+  CHECK(store.registry.find(id)->broken->at_s == store.now.wall_s);
+  CHECK(store.leave_some(gone, 1));
+}
+
 TEST_CASE("end: quotas are free at once, so that whoever comes back finds its place") {
   Limits limits = test_limits();
   limits.user_connections_max = 1;

@@ -64,7 +64,7 @@ class Store {
   }
   RequestId segment(SessionId session, ArrayId array, Access access) {
     return ask(
-        [&](RequestId id, Effects& fx) { registry.segment(session, id, array, access, fx); });
+        [&](RequestId id, Effects& fx) { registry.segment(session, id, array, access, now, fx); });
   }
   RequestId release(SessionId session, ArrayId array, Access access, std::uint32_t grants = 1) {
     return ask([&](RequestId id, Effects& fx) {

@@ -262,7 +262,7 @@ class Run : private model::Pair {
     const model::Request request = next_request_++;
     last_ = "segment " + std::to_string(array.key);
     Fx fx;
-    registry_.segment(session, request, array.id, access, fx);
+    registry_.segment(session, request, array.id, access, now_, fx);
     model_.segment(session, request, array.key, access);
     compare(fx);
   }
