@@ -21,7 +21,6 @@ using namespace protocol;
 
 /// Released segments asked about at a time, and before a create is refused.
 constexpr std::size_t kProbesAtOnce = 64;
-constexpr std::uint64_t kFreedAtOnceBytes = std::uint64_t{2} << 20U;
 constexpr std::size_t kProbesPerRequest = 256;
 /// What a session holds is taken from it in turns, so that nobody waits for the end of one that had
 /// a million arrays. The first turn is its own; the others are shared by all that have ended, and

@@ -49,6 +49,8 @@ enum class Selfcheck {
 /// Pages that are given back within one request of a client who asked for that, at most. The kernel
 /// takes 0.25 ms a MiB, and more on a busy machine.
 inline constexpr std::uint64_t kFreedPerRequestBytes = std::uint64_t{64} << 20U;
+/// The same for a turn of the event loop that nobody asked for.
+inline constexpr std::uint64_t kFreedAtOnceBytes = std::uint64_t{2} << 20U;
 
 [[nodiscard]] Now read_clock();
 

@@ -16,7 +16,6 @@ using namespace protocol;
 namespace {
 
 constexpr std::size_t kFreedAtOnceMax = 64;
-constexpr std::uint64_t kFreedAtOnceBytes = std::uint64_t{2} << 20U;
 
 }  // namespace
 

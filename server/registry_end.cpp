@@ -4,9 +4,10 @@
 // exclusive access; they are taken away in slices, between which others are served.
 //
 // Nobody meets such a slice: a request first ends what gone sessions still have of the very array
-// or name that it is about (catch_up), and `list` passes over what only they hold. So whoever asks
-// for something finds it as if the session had ended in one go. Only sums show what is not given
-// back yet: it is still charged.
+// or name that it is about (catch_up), and `list` shows what it finds as if they had nothing. So
+// whoever asks for something finds it as if the session had ended in one go, but for one thing: a
+// name with thousands of drafts of gone sessions (kDraftsLookedThrough). Only sums show what is not
+// given back yet. Its bytes and array numbers are still charged, its leases are not.
 #include <algorithm>
 
 #include "server/registry_impl.hpp"

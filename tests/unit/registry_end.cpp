@@ -189,7 +189,8 @@ TEST_CASE("end: list shows what a gone session had to itself as broken") {
   store.now.wall_s += 5;
   CHECK_FALSE(store.leave_some(gone, 0));
   const std::string listed = rows_listed(store, other);
-  CHECK(listed == "m broken 1 by " + std::to_string(10'000 + gone) + " test at 1700000005.000000\n");
+  const std::string pid = std::to_string(10'000 + gone);
+  CHECK(listed == "m broken 1 by " + pid + " test at 1700000005.000000\n");
   CHECK(store.leave_some(gone, 1));
   CHECK(rows_listed(store, other) == listed);
 }
