@@ -299,6 +299,33 @@ def test_aliases(storage_api, shm):
         storage_api.getByID("nothing")
 
 
+def test_only_what_applications_made_is_taken_away(storage_api, shm):
+    """Names that begin as theirs do are anybody's, an alias too."""
+    tokens = "matmul", "0123456789abcdef"
+    mine = [f"pycompss/{token}/{name}" for token in tokens for name in ("A", "b" * 16)]
+    for name in mine:
+        shm.put(name, [1], keep=True, attrs={"program": "mine"})
+    array, thing = "pycompss/run/x", "pycompss/fedcba9876543210/0123456789abcdef"
+    storage_api.PersistentArray([1, 2], alias=array).makePersistent()
+    Thing(values=np.ones(1 << 15)).makePersistent(thing)
+    for _ in range(2):
+        storage_api.init()  # an application
+        storage_api.finish()
+    assert {info["name"] for info in shm.list()} == {*mine, array, thing, thing + ".0"}
+    assert storage_api.getByID(array).tolist() == [1, 2]
+    assert storage_api.getByID(thing).values.sum() == 1 << 15
+
+
+def test_an_object_is_deleted_with_its_own_arrays_only(storage_api, shm):
+    kept = shm.put("block.csv", [1], keep=True), shm.put("block.7", [1], keep=True)
+    block, other = Thing(values=np.ones(1 << 15)), Thing(values=np.ones(1 << 15))
+    block.makePersistent("block")
+    other.makePersistent("block.other")
+    block.deletePersistent()
+    names = "block.csv", "block.7", "block.other", "block.other.0"
+    assert {info["name"] for info in shm.list() if info["kept"]} == set(names) and kept
+
+
 def test_what_cannot_be_stored_leaves_nothing(storage_api, shm):
     thing = Thing(values=np.ones(1 << 15), log=logging.getLogger, lock=lambda: None)
     before = len(shm.list())

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from .._client import Client
 
+_KIND = "in place"  # in the attributes
 _HEADER_BYTES = 64  # behind the elements; its first word: how many have written
 
 
@@ -216,7 +217,7 @@ def _stored(
 
 def _create(client: Client, name: Optional[str], nbytes: int, replace: bool) -> SharedArray:
     program = main_program(client)
-    attrs = None if program is None else program.attrs()
+    attrs = None if program is None else program.attrs(_KIND)
 
     def create() -> SharedArray:
         return client.create(

@@ -1,16 +1,17 @@
 """What a program of PyCOMPSs has in the store, which goes when the program ends, however it ends.
 
-Every array says by its name, ``pycompss/TOKEN/…``, or by its attributes which program made it. A
-marker, an array that only one process holds, tells others that the program lives. At its end the
-program takes its arrays away; what one leaves behind that was killed is taken away by the next one
-that begins. Otherwise names would stay taken, and memory would, until the last handle that may be
-on its way has expired.
+Every array says by its attributes which program made it; what its name is does not count, because
+users choose names. A marker, an array that only one process holds, tells others that the program
+lives. At its end the program takes its arrays away; what one leaves behind that was killed is taken
+away by the next one that begins. Otherwise names would stay taken, and memory would, until the last
+handle that may be on its way has expired.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+import re
 import sys
 import threading
 import uuid
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from .._client import Client
 
 _PREFIX = "pycompss/"
-_IN_PLACE = "in place"
+_TOKEN = re.compile("[0-9a-f]{16}")
 
 
 class Program:
@@ -39,12 +40,12 @@ class Program:
         sweep(client)
 
     def new_name(self) -> str:
-        """For an array that goes with the program."""
+        """A name that nothing else has."""
         return f"{_PREFIX}{self.token}/{uuid.uuid4().hex[:16]}"
 
-    def attrs(self) -> dict[str, Any]:
-        """For an array of another name, or of none, that goes with the program."""
-        return {"pycompss": _IN_PLACE, "program": self.token}
+    def attrs(self, kind: str) -> dict[str, Any]:
+        """For an array of this kind that goes with the program."""
+        return {"pycompss": kind, "program": self.token}
 
     def end(self, client: Optional[Client] = None) -> None:
         """Takes away what it has, through ``client`` if that is given."""
@@ -74,14 +75,10 @@ def maker(info: dict[str, Any]) -> Optional[str]:
     if info["name"] and info["name"].startswith("~"):  # in another user's namespace
         return None
     attrs = info["attrs"]
-    if attrs.get("pycompss") == _IN_PLACE:
-        token = attrs.get("program")
-        return token if isinstance(token, str) else None
-    name = info["name"] or ""
-    if not name.startswith(_PREFIX):
-        return None
-    token, slash, _ = name[len(_PREFIX) :].partition("/")
-    return token if slash else None
+    token = attrs.get("program")
+    if "pycompss" in attrs and isinstance(token, str) and _TOKEN.fullmatch(token):
+        return token
+    return None
 
 
 def process_of(client: Client, token: str) -> Optional[str]:

@@ -11,11 +11,11 @@ task's half-done work, whichever order they run in; a task that computes somethi
 object. Declaring such a parameter INOUT is of no use, and does no harm.
 
 An object lives until it is deleted or the application ends: each application (its main program, and
-each worker of PyCOMPSs, with all its processes) keeps what it made persistent under names of its
-own, ``pycompss/TOKEN/…``, and takes them away in ``finish`` and ``finishWorker``. What an
-application leaves behind that was killed is taken away by the next one that starts or ends. An
-object with an alias belongs to nobody: it stays until somebody deletes it, and ``getByID(alias)``
-finds it in a later application.
+each worker of PyCOMPSs, with all its processes) marks what it made persistent as its own, and takes
+that away in ``finish`` and ``finishWorker``. What an application leaves behind that was killed is
+taken away by the next one that starts or ends. An object with an alias belongs to nobody, whatever
+the alias is: it stays until somebody deletes it, and ``getByID(alias)`` finds it in a later
+application.
 
 Without a store, if the user has not chosen an error, objects are the same for the program but have
 no id, and PyCOMPSs passes them by its files; those with an alias are an error all the same.
@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 
     from .._client import Client
 
-_ARRAY, _OBJECT = "shma", "shmo"  # what an id begins with
+_ARRAY, _OBJECT = "shma", "shmo"  # what an id begins with, and in the attributes
+_PART = "part"  # in the attributes of an object's arrays
 _BY_FILE = ""  # in the place of the id of what is persistent without a store
 
 
@@ -64,8 +65,8 @@ class PersistentArray(SharedArray):
     def __new__(cls, array: ArrayLike, alias: Optional[str] = None) -> Self:
         def stored() -> Any:
             application = _application()
-            name = application.new_name() if alias is None else alias
-            return application.client.put(name, array, attrs={"pycompss": _ARRAY}).view(cls)
+            name, attrs = _named(application, alias, _ARRAY)
+            return application.client.put(name, array, attrs=attrs).view(cls)
 
         if alias is not None:
             return cast("Self", stored())
@@ -143,12 +144,12 @@ class StorageObject:
 
     def _store(self, alias: Optional[str]) -> None:
         application = _application()
-        name = application.new_name() if alias is None else alias
-        keeper = _Keeper(application.client, name)
+        name, attrs = _named(application, alias, _OBJECT)
+        keeper = _Keeper(application.client, name, {**attrs, "pycompss": _PART})
         try:
             state = map_leaves(dict(self.__dict__), keeper.leaf)
             content = np.frombuffer(pickle.dumps((type(self), state), protocol=5), np.uint8)
-            stored = application.client.put(name, content, keep=True, attrs={"pycompss": _OBJECT})
+            stored = application.client.put(name, content, keep=True, attrs=attrs)
         except BaseException:
             keeper.undo()
             raise
@@ -199,9 +200,10 @@ def _read_only(x: Any) -> Any:
 class _Keeper:
     """Puts the large arrays of an object into the store, under names that begin with its name."""
 
-    def __init__(self, client: Client, name: str) -> None:
+    def __init__(self, client: Client, name: str, attrs: dict[str, Any]) -> None:
         self._client = client
         self._name = name
+        self._attrs = attrs
         self._names: list[str] = []
 
     def leaf(self, x: Any) -> Any:
@@ -210,7 +212,7 @@ class _Keeper:
             return np.array(x) if isinstance(x, SharedArray) else x
         name = f"{self._name}.{len(self._names)}"
         try:
-            stored = self._client.put(name, np.asarray(x), keep=True)
+            stored = self._client.put(name, np.asarray(x), keep=True, attrs=self._attrs)
         except InvalidArgument:  # a dtype that the store does not know
             return x
         self._names.append(name)
@@ -279,7 +281,8 @@ def _delete(identifier: str) -> None:
         return
     if kind == _OBJECT and name:
         for info in client.list(f"{name}."):
-            _remove(client, info["name"])
+            if info["attrs"].get("pycompss") == _PART and info["name"][len(name) + 1 :].isdigit():
+                _remove(client, info["name"])
 
 
 def _remove(client: Client, name: str) -> None:
@@ -301,6 +304,13 @@ def _application() -> Program:
         client = _connect.default_client() if _socket is None else _connect.connect(_socket)
         _current = Program(client)
     return _current
+
+
+def _named(application: Program, alias: Optional[str], kind: str) -> tuple[str, dict[str, Any]]:
+    """Name and attributes of an object: its application's, or, with an alias, nobody's."""
+    if alias is not None:
+        return alias, {"pycompss": kind}
+    return application.new_name(), application.attrs(kind)
 
 
 def _end() -> None:
