@@ -11,6 +11,7 @@ from pycompss_tree import HERE, application, minicompss, needs_sources, python, 
 
 import shmstore
 from shmstore.pycompss import _in_files, _in_place, in_place
+from shmstore.pycompss._program import sweep
 
 PROGRAM = "pycompss_in_place.py"
 
@@ -420,6 +421,18 @@ def test_a_child_leaves_it_to_its_parent(shm, script):
         "assert c.read()[0] == 0 and d.read()[0] == 0\n"
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_program_goes_on_with_a_new_daemon(shm, daemon):
+    old = in_place(np.zeros(10), name="c")
+    assert daemon.stop() == 0
+    daemon.start()
+    c, d = in_place(np.zeros(10), name="c"), in_place(np.ones(10))
+    sweep(daemon.client())  # as the next program does it
+    c.change(lambda array: array.fill(2))
+    assert c.read()[0] == 2 and pickle.loads(pickle.dumps(d)).read()[0] == 1
+    with pytest.raises(shmstore.NotFound, match="array 'c' is gone"):
+        old.read()
 
 
 def test_a_name_that_is_taken(shm, program):

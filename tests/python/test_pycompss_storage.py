@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from pycompss_tree import application, needs_sources, tree  # noqa: F401 - fixtu
 
 import shmstore
 from shmstore import pycompss
+from shmstore.pycompss._program import sweep
 
 PROGRAM = "pycompss_storage.py"
 
@@ -297,6 +299,54 @@ def test_aliases(storage_api, shm):
         storage_api.getByID("other")
     with pytest.raises(shmstore.NotFound):
         storage_api.getByID("nothing")
+
+
+def test_an_application_goes_on_with_a_new_daemon(storage_api, shm, daemon):
+    old = storage_api.PersistentArray(np.ones(9))
+    old.makePersistent()
+    assert daemon.stop() == 0
+    daemon.start()
+    x, thing = storage_api.PersistentArray(np.arange(9)), Thing(values=np.ones(1 << 15))
+    x.makePersistent()
+    thing.makePersistent()
+    assert x.getID() != old.getID()
+    sweep(daemon.client())  # as the next one does it
+    assert storage_api.getByID(x.getID())[-1] == 8
+    assert storage_api.getByID(thing.getID()).values.sum() == 1 << 15
+    storage_api.finish()
+    wait_until(lambda: not any(info["name"] for info in shm.list()), "the end of its marker")
+
+
+@pytest.mark.kills_daemon
+def test_the_end_of_an_application_needs_no_daemon(storage_api, shm, daemon):
+    x = storage_api.PersistentArray(np.ones(9))
+    x.makePersistent()
+    assert daemon.stop() == 0
+    storage_api.finish()
+    storage_api.finish()
+    assert x[0] == 1
+    daemon.start()
+    storage_api.init()
+    assert len(shm.list("pycompss/")) == 1
+    storage_api.finish()
+
+
+def test_threads_begin_one_application(storage_api, shm):
+    barrier, made = threading.Barrier(8), []
+
+    def make(value):
+        barrier.wait()
+        x = storage_api.PersistentArray([value])
+        x.makePersistent()
+        made.append(x)
+
+    threads = [threading.Thread(target=make, args=(value,)) for value in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(x[0] for x in made) == list(range(8))
+    assert len({info["attrs"]["program"] for info in shm.list() if info["attrs"]}) == 1
 
 
 def test_only_what_applications_made_is_taken_away(storage_api, shm):

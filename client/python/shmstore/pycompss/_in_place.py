@@ -202,11 +202,13 @@ def _stored(
     source: NDArray[Any], text: str, name: Optional[str], replace: bool, client: Client
 ) -> InPlace:
     fortran = bool(source.flags.f_contiguous and not source.flags.c_contiguous)
-    ticket = Ticket(client.store_id, 0, None, name or "", text, source.shape, fortran, 0)
+    ticket = Ticket(0, 0, None, name or "", text, source.shape, fortran, 0)
     memory = _create(client, name, ticket.header + _HEADER_BYTES, replace)
     lease = lease_of(memory)
     assert lease is not None
-    ticket = ticket._replace(id=lease.id, path=_connect.explicit_path(lease))
+    # Which store that is was known to nobody before: its daemon may have been started anew.
+    path = _connect.explicit_path(lease)
+    ticket = ticket._replace(store=lease.store_id, id=lease.id, path=path)
     _header(ticket, lease)[0] = 0
     np.copyto(view_on(lease, source.dtype, source.shape, 0, ticket.strides), source)
     result = InPlace(ticket)

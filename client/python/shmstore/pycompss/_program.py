@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import numpy as np
 
 from .. import _connect, _errors
+from .._array import lease_around
 
 if TYPE_CHECKING:
     from .._client import Client
@@ -37,7 +38,15 @@ class Program:
         self.owner = os.getpid()
         self.token = uuid.uuid4().hex[:16]
         self._marker: Any = client.put(_PREFIX + self.token, np.array([self.owner]))
+        lease = lease_around(self._marker)
+        assert lease is not None
+        self.store = lease.store_id
         sweep(client)
+
+    def goes_on(self) -> bool:
+        """Whether its store is the client's still; a daemon that was started anew does not know of
+        the program. Raises Disconnected."""
+        return _store_now(self.client) == self.store
 
     def new_name(self) -> str:
         """A name that nothing else has."""
@@ -47,10 +56,21 @@ class Program:
         """For an array of this kind that goes with the program."""
         return {"pycompss": kind, "program": self.token}
 
-    def end(self, client: Optional[Client] = None) -> None:
-        """Takes away what it has, through ``client`` if that is given."""
+    def end(self) -> None:
+        """Takes away what it has. Without the daemon there is nothing."""
         self._marker = None
-        sweep(client or self.client, self.token)
+        try:
+            # One that does not wait for a daemon that is gone, nor starts another.
+            client = _connect._connect(self.client.socket_path, 60, False, 0)
+            sweep(client, self.token)
+        except _errors.Error:
+            pass  # The next program does it.
+
+
+def _store_now(client: Client) -> int:
+    """The store that the daemon has now; the client itself only learns of another with a call."""
+    client._ext.ping()
+    return client.store_id
 
 
 def sweep(client: Client, ended: str = "") -> None:
@@ -101,10 +121,12 @@ def main_program(client: Client) -> Optional[Program]:
     may outlive it."""
     if _is_worker():
         return None
+    store = _store_now(client)
     with _lock:
-        program = _mine.get(client.store_id)
+        program = _mine.get(store)
         if program is None:
-            program = _mine[client.store_id] = Program(client)
+            program = Program(client)
+            _mine[program.store] = program
     return program if program.owner == os.getpid() else None
 
 
@@ -117,16 +139,9 @@ def _is_worker() -> bool:
 
 
 def _end() -> None:
-    for store, program in list(_mine.items()):
-        if program.owner != os.getpid():
-            continue
-        try:
-            # One that does not wait for a daemon that is gone, nor starts another.
-            client = _connect._connect(program.client.socket_path, 60, False, 0)
-            if client.store_id == store:
-                program.end(client)
-        except _errors.Error:
-            pass  # The next program does it.
+    for program in list(_mine.values()):
+        if program.owner == os.getpid():
+            program.end()
 
 
 def _after_fork_in_child() -> None:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Optional, cast
 
@@ -244,11 +245,12 @@ def _parsed(identifier: str) -> Optional[tuple[str, int, int]]:
 def _open(identifier: str) -> Any:
     parsed = _parsed(identifier)
     if parsed is None:
-        info = _application().client.info(identifier)
+        client = _application().client
+        info = client.info(identifier)
         kind = info["attrs"].get("pycompss")
         if kind not in (_ARRAY, _OBJECT):
             raise NotFound(f"storage: {identifier} is an array, but no persistent object")
-        parsed = kind, _application().client.store_id, int(info["id"])
+        parsed = kind, client.store_id, int(info["id"])
     kind, store, number = parsed
     client = _connect.client_of(store, None)
     try:
@@ -294,16 +296,27 @@ def _remove(client: Client, name: str) -> None:
 
 # --- applications ---------------------------------------------------------------------------------
 
+_lock = threading.Lock()  # Held while an application begins.
 _current: Optional[Program] = None
 _socket: Optional[str] = None  # of the storage configuration
 
 
 def _application() -> Program:
+    """The one application, begun with the first call; anew when the daemon was started anew, with
+    which everything is gone that was kept. Raises Disconnected."""
     global _current
-    if _current is None:
-        client = _connect.default_client() if _socket is None else _connect.connect(_socket)
-        _current = Program(client)
-    return _current
+    known = _current
+    if known is not None and known.goes_on():
+        return known
+    with _lock:
+        now = _current
+        if now is None or now is known:  # else another thread has begun one
+            if now is not None:
+                client = now.client
+            else:
+                client = _connect.default_client() if _socket is None else _connect.connect(_socket)
+            now = _current = Program(client)
+        return now
 
 
 def _named(application: Program, alias: Optional[str], kind: str) -> tuple[str, dict[str, Any]]:
@@ -315,10 +328,19 @@ def _named(application: Program, alias: Optional[str], kind: str) -> tuple[str, 
 
 def _end() -> None:
     global _current
+    with _lock:
+        ended, _current = _current, None
     # A forked child uses its parent's application, and leaves it to the parent to end it.
-    if _current is not None and _current.owner == os.getpid():
-        _current.end()
-    _current = None
+    if ended is not None and ended.owner == os.getpid():
+        ended.end()
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 _YES_NO = {"yes": True, "no": False}
