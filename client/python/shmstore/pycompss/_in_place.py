@@ -207,7 +207,7 @@ def _stored(
     lease = lease_of(memory)
     assert lease is not None
     # Which store that is was known to nobody before: its daemon may have been started anew.
-    path = _connect.explicit_path(lease)
+    path = _connect.handle_path(lease)
     ticket = ticket._replace(store=lease.store_id, id=lease.id, path=path)
     _header(ticket, lease)[0] = 0
     np.copyto(view_on(lease, source.dtype, source.shape, 0, ticket.strides), source)
