@@ -212,6 +212,7 @@ def test_without_a_store_it_goes_with_files(nowhere):
     assert fact["before"] == 0 and fact["value"] == [5, 5]
     assert facts["read"] == [{"writeable": False, "again": 50}]
     assert facts["in the main program"] == [{"value": 2}]
+    assert facts["passed on"] == [{"value": 6, "before": 2}]
     ((text,),) = (fact["texts"] for fact in facts["warnings"])
     assert "goes on without the store" in text
 
@@ -301,7 +302,10 @@ for fallback in (True, None):  # that was the one warning
     c = in_place(source, fallback=fallback)
     source += 1
     assert c.read()[0, 0] == source[0, 0] - 1 and c.read().flags.f_contiguous
-c = pickle.loads(pickle.dumps(c))
+before = c.read()
+c.change(lambda x: x.fill(7))
+assert before.sum() == 45 and c.read()[2, 2] == 7 and c.read().flags.f_contiguous
+c = pickle.loads(pickle.dumps(c.read(), 5))  # read-only, as a task that reads it passes it on
 kept = []
 c.change(lambda x: (x.fill(4), kept.append(x)))
 assert np.array(c).sum() == 36 and c.shape == (3, 3) and c.dtype == float

@@ -45,6 +45,11 @@ def total(c, after=None):
 
 
 @task(returns=1)
+def same(c):
+    return c
+
+
+@task(returns=1)
 def flag(path):
     while not os.path.exists(path):
         time.sleep(0.002)  # tidy: allow(sleep) because it waits for a condition
@@ -164,6 +169,11 @@ def files():
     say("read", writeable=bool(x.flags.writeable), again=compss_wait_on(total(x[:10]))[2])
     wide.change(lambda array: array.fill(2))
     say("in the main program", value=float(np.asarray(wide).mean()))
+    passed_on = same(wide)
+    add(passed_on)
+    passed_on = compss_wait_on(passed_on)
+    passed_on.change(lambda array: np.multiply(array, 2, out=array))
+    say("passed on", value=float(np.asarray(passed_on).mean()), before=float(wide.read()[0]))
 
 
 def caught(part):

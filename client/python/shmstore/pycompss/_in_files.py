@@ -73,11 +73,13 @@ class InFiles(InPlace):
     @contextlib.contextmanager
     def writing(self) -> Iterator[list[InPlaceArray]]:
         self._check()
+        changed = self._array.copy(order="K")  # What read() gave stays as it is.
         try:
-            yield [_array(self._array, self._file_ticket, True)]
+            yield [_array(changed, self._file_ticket, True)]
         except BaseException:
             self._half_written = True
             raise
+        self._array = changed
 
     def _check(self) -> None:
         if self._half_written:
@@ -95,6 +97,8 @@ def in_files(source: Any, name: Optional[str]) -> InFiles:
 
 
 def _array(array: Any, ticket: FileTicket, writeable: bool) -> FileArray:
+    if writeable and not array.flags.writeable:  # from a task that was given it to read
+        array = array.copy(order="K")
     result: FileArray = np.ndarray.view(array, FileArray)
     result._file_ticket = ticket
     result.flags.writeable = writeable
