@@ -503,6 +503,31 @@ def test_a_failed_function_may_keep_the_array(shm):
         c.read()
 
 
+def test_one_change_inside_another(shm):
+    c, d = in_place(np.zeros(10)), in_place(np.zeros(10))
+    with _in_place.writing([c._ticket]) as arrays:
+        d.change(lambda array: array.fill(1))
+        same = pickle.loads(pickle.dumps(c)) is arrays[0]
+    assert same and d.read()[0] == 1
+    ticket = _in_files.FileTicket("c", "")
+    with _in_files.changing([ticket]):
+        with _in_files.changing([ticket, ticket._replace(key="d")]):
+            pass
+        assert _in_files._changing == {"c"}
+    assert not _in_files._changing and not _in_place._writing
+
+
+def test_a_function_that_keeps_a_deleted_array_is_told_too(shm):
+    c, d = (in_place(np.zeros(10), name=name) for name in "cd")
+    kept = []
+    with pytest.raises(RuntimeError, match="array 'c', array 'd': .* deleted"):
+        with _in_place.writing([c._ticket, d._ticket]) as arrays:
+            kept += arrays
+            shm.delete("c")
+    with pytest.raises(shmstore.NotFound, match="array 'd' is gone"):
+        d.read()
+
+
 def test_a_function_that_keeps_the_array_loses_it(shm):
     c, kept = in_place(np.zeros(10), name="c"), []
     with pytest.raises(RuntimeError, match="array 'c': .* it was deleted"):

@@ -131,11 +131,12 @@ _changing: set[str] = set()
 @contextlib.contextmanager
 def changing(tickets: Iterable[FileTicket]) -> Iterator[None]:
     """Inside the block the arrays are opened writable."""
-    _changing.update(ticket.key for ticket in tickets)
+    added = {ticket.key for ticket in tickets} - _changing
+    _changing.update(added)
     try:
         yield
     finally:
-        _changing.clear()
+        _changing.difference_update(added)  # not those of a task that this one runs in
 
 
 def _opened(ticket: FileTicket, array: Any) -> Any:

@@ -383,7 +383,8 @@ def writing(tickets: Iterable[Ticket]) -> Iterator[list[InPlaceArray]]:
         raise
     finally:
         arrays.clear()
-        _writing.clear()
+        for ticket in leases:  # not those of a task that this one runs in
+            _writing.pop((ticket.store, ticket.id), None)
         if any(lease() is not None for lease in leases.values()):
             gc.collect()
         _take_back(leases)
@@ -427,8 +428,9 @@ def _take_back(leases: dict[Ticket, weakref.ref[_ext.Lease]]) -> None:
     for ticket, reference in leases.items():
         lease = reference()
         if lease is not None and lease.valid:
-            _connect.client_of(ticket.store, ticket.path).delete(id=str(ticket.id))
             kept.append(str(ticket))
+            with contextlib.suppress(_errors.Error):  # It has been deleted already, for example.
+                _connect.client_of(ticket.store, ticket.path).delete(id=str(ticket.id))
     if kept:
         raise RuntimeError(
             f"{', '.join(kept)}: the task that changed it in place has ended, but its process "
