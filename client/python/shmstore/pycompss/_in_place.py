@@ -170,9 +170,9 @@ def in_place(
     """Copies ``array`` into the store, for tasks to change there.
 
     To be passed to parameters ``{Type: INOUT, Shared: True}``, which get it writable, and to others
-    that read it. ``name`` is its name in the store, and in errors. The array goes with the main
-    program that made it, in whatever way that ends; one that a worker made goes with its last
-    holder.
+    that read it. ``name`` is its name in the store, and in errors; who else opens it by that name
+    may see it before it is filled. The array goes with the main program that made it, in whatever
+    way that ends; one that a worker made goes with its last holder.
 
     replace: take the name from an older array: who maps that keeps it; tasks that were to get it
         get NotFound.
