@@ -11,7 +11,7 @@ from conftest import wait_until
 from pycompss_tree import HERE, application, minicompss, needs_sources, python, tree  # noqa: F401
 
 import shmstore
-from shmstore.pycompss import _in_files, _in_place, in_place
+from shmstore.pycompss import _config, _in_files, _in_place, in_place
 from shmstore.pycompss._program import sweep
 
 PROGRAM = "pycompss_in_place.py"
@@ -233,6 +233,23 @@ def test_without_a_store_programs_do_the_same(nowhere):
     assert nowhere(PROGRAM, "from_a_task").facts["made"][0]["value"] == 200
     facts = nowhere(PROGRAM, "wrong", check=False).facts
     assert "c: Shared needs an array made by in_place(), not ndarray" in facts["task"][0]["text"]
+
+
+def test_a_daemon_that_went_away_is_not_looked_for_with_each_array(daemon, monkeypatch):
+    monkeypatch.setattr(_config.settings, "warned", False)
+    client = daemon.client(reconnect=0)
+
+    def kind(fallback=True):
+        return type(in_place(np.zeros(3), client=client, fallback=fallback))
+
+    assert kind() is _in_place.InPlace
+    assert daemon.stop() == 0
+    with pytest.warns(RuntimeWarning, match="goes on without the store"):
+        assert kind() is _in_files.InFiles
+    daemon.start()
+    assert kind() is _in_files.InFiles  # though there is one
+    assert kind(fallback=False) is _in_place.InPlace
+    assert kind() is _in_place.InPlace  # and so it is known
 
 
 @needs_sources

@@ -32,7 +32,7 @@ from .. import _connect, _errors, _ext
 from .._array import SharedArray, lease_of, milliseconds, view_on
 from .._dtype import dtype_of, dtype_text
 from .._root import buffer_of
-from ._config import or_without, settings
+from ._config import known_client, or_without, settings
 from ._program import Program, main_program, maker, process_of, sweep
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def in_place(
 
         return in_files(source, name)
 
-    return or_without(stored, otherwise, fallback)
+    return or_without(stored, otherwise, fallback, client or known_client())
 
 
 def _stored(

@@ -14,7 +14,7 @@ import numpy as np
 from .. import sharing
 from .._array import lease_around
 from ..sharing import map_leaves
-from ._config import callers_level, engine, or_without, settings
+from ._config import callers_level, engine, known_client, or_without, settings
 from ._in_files import FileTicket, changing
 from ._in_place import InPlace, InPlaceArray, Ticket, peek, writing
 
@@ -303,7 +303,11 @@ def _shared(value: Any, collection: bool) -> Any:
     def by_value(x: Any) -> Any:
         return x if collection and _tracker.is_tracked(x) else _as_it_is_now(x)
 
-    return or_without(lambda: map_leaves(value, leaf), lambda: map_leaves(value, by_value))
+    return or_without(
+        lambda: map_leaves(value, leaf),
+        lambda: map_leaves(value, by_value),
+        client=known_client(),
+    )
 
 
 #: By the id of arrays that go by value: the array, and its copy that PyCOMPSs has.

@@ -71,7 +71,11 @@ class PersistentArray(SharedArray):
 
         if alias is not None:
             return cast("Self", stored())
-        return cast("Self", or_without(stored, lambda: _by_file(cls, np.array(array))))
+
+        def otherwise() -> Any:
+            return _by_file(cls, np.array(array))
+
+        return cast("Self", or_without(stored, otherwise, client=_client()))
 
     def getID(self) -> Optional[str]:
         """The id while it is persistent and in a store, else None."""
@@ -137,7 +141,7 @@ class StorageObject:
         if alias is not None:
             self._store(alias)
         else:
-            or_without(lambda: self._store(None), self._freeze)
+            or_without(lambda: self._store(None), self._freeze, client=_client())
 
     def _freeze(self) -> None:
         """Persistent without a store."""
@@ -319,6 +323,13 @@ def _application() -> Program:
         return now
 
 
+def _client() -> Optional[Client]:
+    """The application's client, or what will be; None before there is one."""
+    if _current is not None:
+        return _current.client
+    return _connect._default if _socket is None else None
+
+
 def _named(application: Program, alias: Optional[str], kind: str) -> tuple[str, dict[str, Any]]:
     """Name and attributes of an object: its application's, or, with an alias, nobody's."""
     if alias is not None:
@@ -369,7 +380,7 @@ def _configure(path: Optional[str]) -> None:
 
 def _begin() -> None:
     """Without a store, if that is no error, nothing: it is asked for again with each object."""
-    or_without(_application, lambda: None)
+    or_without(_application, lambda: None, client=_client())
 
 
 # --- what PyCOMPSs calls --------------------------------------------------------------------------
@@ -401,7 +412,7 @@ def finishWorker(**_: Any) -> None:
 def initWorkerPostFork() -> None:
     """In each process that runs tasks. Connections are made anew after a fork by themselves; this
     makes one now, so that a missing store is noticed before the first task."""
-    or_without(lambda: _application().client.stats(), dict)
+    or_without(lambda: _application().client.stats(), dict, client=_client())
 
 
 def finishWorkerPostFork() -> None:
