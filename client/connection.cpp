@@ -229,21 +229,35 @@ bool Connection::read_one(std::unique_lock<std::mutex>& lock, int flags) {
 void Connection::take_in(Frame& frame, std::unique_lock<std::mutex>& lock) {
   Call* call = waiting_.find(frame.header.request);
   MapOutcome map;
-  if (call != nullptr && frame.descriptor.valid() && !call->keep_descriptor) {
-    const bool dont_fork = call->dont_fork;
+  UninheritedFd kept;
+  if (call != nullptr && frame.descriptor.valid()) {
+    const bool keeps = call->keep_descriptor, dont_fork = call->dont_fork;
     lock.unlock();  // reading_ keeps the others from overtaking this frame.
-    map = map_descriptor(frame, dont_fork);
+    if (keeps) {
+      keep(frame, kept);
+    } else {
+      map = map_descriptor(frame, dont_fork);
+    }
     lock.lock();
     call = waiting_.find(frame.header.request);
   }
   if (call != nullptr) {
-    deliver(*call, frame, map);
+    deliver(*call, frame, map, kept);
     return;
   }
   try {
     take_stray(frame);
   } catch (const std::bad_alloc&) {
     fail_all();  // What cannot be given back singly is given back with the session.
+  }
+}
+
+/// From here on, not when the caller wakes up, children forked by other threads do not have it.
+void Connection::keep(Frame& frame, UninheritedFd& kept) noexcept {
+  try {
+    kept = UninheritedFd(frame.descriptor.release());
+  } catch (const std::bad_alloc&) {
+    frame.descriptor_lost = true;
   }
 }
 
@@ -260,12 +274,12 @@ MapOutcome Connection::map_descriptor(Frame& frame, bool dont_fork) const noexce
   return outcome;
 }
 
-void Connection::deliver(Call& call, Frame& frame, MapOutcome& map) noexcept {
+void Connection::deliver(Call& call, Frame& frame, MapOutcome& map, UninheritedFd& kept) noexcept {
   waiting_.remove(call);
   call.status_ = frame.header.status;
   call.map = std::move(map);
   call.descriptor_lost = frame.descriptor_lost;
-  if (call.keep_descriptor) call.descriptor = std::move(frame.descriptor);
+  call.descriptor = std::move(kept);
   const bool whole = call.body_.assign(frame.body);
   call.outcome_ = whole ? Call::Outcome::reply : Call::Outcome::no_memory;
   if (call.parked_) call.wake_.notify_one();

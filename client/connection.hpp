@@ -67,8 +67,8 @@ class Call {
   // Valid after a successful call.
   [[nodiscard]] std::span<const std::byte> body() const noexcept { return body_.bytes(); }
   [[nodiscard]] std::string_view text() const noexcept { return body_.text(); }
-  MapOutcome map;      ///< What came with the reply, mapped.
-  OwnedFd descriptor;  ///< With keep_descriptor.
+  MapOutcome map;            ///< What came with the reply, mapped.
+  UninheritedFd descriptor;  ///< With keep_descriptor.
   bool descriptor_lost = false;
   /// False: the request never reached the daemon; it may be made again on another connection.
   bool delivered = false;
@@ -186,8 +186,9 @@ class Connection {
   bool park(Call& call, std::unique_lock<std::mutex>& lock, bool has_callback);
   bool read_one(std::unique_lock<std::mutex>& lock, int flags = 0);
   void take_in(Frame& frame, std::unique_lock<std::mutex>& lock);
+  static void keep(Frame& frame, UninheritedFd& kept) noexcept;
   MapOutcome map_descriptor(Frame& frame, bool dont_fork) const noexcept;
-  void deliver(Call& call, Frame& frame, MapOutcome& map) noexcept;
+  void deliver(Call& call, Frame& frame, MapOutcome& map, UninheritedFd& kept) noexcept;
   void take_stray(const Frame& frame);
   void promote() noexcept;
   void look_around(Call& call, const Interrupted& interrupted);

@@ -102,9 +102,9 @@ Result<std::unique_ptr<Lease>> create(const std::shared_ptr<State>& state, Creat
   Result<std::shared_ptr<Connection>> connection = state->call(call);
   what.granted = call.replied();
   if (!connection) return connection.error();
-  if (Result<void> adopted = lease->adopt(std::move(*connection), call, what.content); !adopted) {
-    return adopted.error();
-  }
+  const Result<void> adopted = lease->adopt(std::move(*connection), call, what.content);
+  what.made = lease->id_;
+  if (!adopted) return adopted.error();
   return lease;
 }
 
@@ -139,7 +139,13 @@ Result<AnyArray> Client::put_any(std::string_view name, std::string_view dtype,
     what->content = bytes;
     // On an error the draft is aborted by the end of its lease.
     Result<std::unique_ptr<Lease>> lease = client_internal::create(state_, *what, options);
-    if (!lease) return lease.error();
+    if (!lease) {
+      // A mutable array is there for all already, and may be kept.
+      if (options.is_mutable && what->made.valid()) {
+        static_cast<void>(admin("remove", R"({"id":")" + std::to_string(what->made.raw) + R"("})"));
+      }
+      return lease.error();
+    }
     if (!options.is_mutable) {
       if (Result<void> sealed = (*lease)->seal({}); !sealed) return sealed.error();
     }

@@ -102,7 +102,7 @@ Result<void> Lease::adopt(std::shared_ptr<Connection> connection, Call& call,
 /// clear, and none has to be faulted in. That takes half the time.
 Result<void> Lease::write(Call& call, std::span<const std::byte> content) {
   if (!call.descriptor.valid()) return bad_reply("there is no descriptor with it");
-  const UninheritedFd file(call.descriptor.release());
+  const UninheritedFd file = std::move(call.descriptor);
   const bool as_file = may_write_file(offset_ + bytes_);
   if (as_file) {
     if (Result<void> done = write_file(file.fd(), offset_, content); !done) return done;

@@ -74,7 +74,7 @@ class Lease {
   Result<void> map(Call& call);
   Result<void> write(Call& call, std::span<const std::byte> content);
   Result<MapOutcome> fetch_segment();
-  Result<OwnedFd> fetch_descriptor();
+  Result<UninheritedFd> fetch_descriptor();
   bool is_dropped() const noexcept;
   void forget_map() noexcept;
   Result<void> swap_map(bool to_private, protocol::Op op);

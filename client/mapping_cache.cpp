@@ -320,15 +320,14 @@ void MappingCache::show(MapRef& ref) noexcept {
   }
 }
 
-MapOutcome MappingCache::swap(MapRef& ref, const SegmentView& view, OwnedFd taken,
+MapOutcome MappingCache::swap(MapRef& ref, const SegmentView& view, const UninheritedFd& fd,
                               bool to_private) noexcept {
   const ForkGuard guard;
-  const OwnedFd fd = std::move(taken);
   if (!sane(view) || view.segment_bytes != ref.bytes()) return problem(MapProblem::bad_range);
-  if (!fits(view, fd.get())) return problem(MapProblem::bad_descriptor);
+  if (!fits(view, fd.fd())) return problem(MapProblem::bad_descriptor);
   // Made elsewhere and moved over the old one: mmap(MAP_FIXED) would have removed the old map
   // already when it fails.
-  void* fresh = map_file(view, fd.get(), PROT_READ | PROT_WRITE, to_private);
+  void* fresh = map_file(view, fd.fd(), PROT_READ | PROT_WRITE, to_private);
   if (fresh == MAP_FAILED) return mmap_problem();
   void* const target = ref.base();
   if (mremap(fresh, ref.bytes(), ref.bytes(), MREMAP_MAYMOVE | MREMAP_FIXED, target) ==

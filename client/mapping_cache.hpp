@@ -92,7 +92,7 @@ class MappingCache {
   /// Replaces a shared writable map by a private one of the same bytes at the same address
   /// (`to_private`), or back. Pointers stay valid; what was written to the private one is lost.
   /// On an error the map is as it was.
-  [[nodiscard]] MapOutcome swap(MapRef& ref, const SegmentView& view, OwnedFd fd,
+  [[nodiscard]] MapOutcome swap(MapRef& ref, const SegmentView& view, const UninheritedFd& fd,
                                 bool to_private) noexcept;
 
   /// Maps alive and references to them, for tests.

@@ -106,12 +106,12 @@ Result<void> Lease::send_seal(bool hard, const SealOptions& options) {
 }
 
 Result<void> Lease::swap_map(bool to_private, Op op) {
-  Result<OwnedFd> descriptor = fetch_descriptor();
+  const Result<UninheritedFd> descriptor = fetch_descriptor();
   if (!descriptor) return descriptor.error();
   MappingCache& cache = MappingCache::instance();
   if (to_private) cache.hide(map_);  // A private map must not become anybody else's.
   pass_kill_point(op, Step::before_map);
-  const MapOutcome outcome = cache.swap(map_, view(), std::move(*descriptor), to_private);
+  const MapOutcome outcome = cache.swap(map_, view(), *descriptor, to_private);
   pass_kill_point(op, Step::after_map);
   const bool shared = to_private == (outcome.problem != MapProblem::none);
   if (shared) cache.show(map_);
@@ -119,7 +119,7 @@ Result<void> Lease::swap_map(bool to_private, Op op) {
   return {};
 }
 
-Result<OwnedFd> Lease::fetch_descriptor() {
+Result<UninheritedFd> Lease::fetch_descriptor() {
   protocol::SegmentRequest request;
   request.id = id_.raw;
   request.access = static_cast<std::uint8_t>(access_);

@@ -17,6 +17,10 @@ Error write_error(int number) {
                       "bytes: some of them cannot be read (EFAULT): memory that is not mapped, or "
                       "a mapped file that was truncated");
   }
+  if (number == EPERM) {
+    return make_error(ErrorCode::aborted,
+                      "name: the array was sealed through another handle while it was written");
+  }
   const bool no_memory = number == ENOSPC || number == ENOMEM;
   return make_error(no_memory ? ErrorCode::no_capacity : ErrorCode::internal,
                     "segment: writing it failed: " + std::string(strerrordesc_np(number)));

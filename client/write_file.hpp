@@ -14,7 +14,8 @@ namespace shmstore::client_internal {
 [[nodiscard]] bool may_write_file(std::uint64_t end) noexcept;
 
 /// Writes all of `content` at `offset` of a file that is long enough; blocks for as long as a copy.
-/// Errors: invalid_argument (`content` cannot be read), no_capacity (no memory), internal.
+/// Errors: invalid_argument (`content` cannot be read), no_capacity (no memory), aborted (the file
+/// was sealed meanwhile), internal.
 [[nodiscard]] Result<void> write_file(int fd, std::uint64_t offset,
                                       std::span<const std::byte> content);
 

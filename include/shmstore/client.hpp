@@ -315,7 +315,9 @@ class Client {
   Result<AnyArray> create_any(std::string_view name, std::string_view dtype,
                               std::span<const std::uint64_t> shape,
                               const CreateOptions& options = {});
-  /// create_any + one copy of `bytes` (in the array's order) + seal (not for mutable arrays).
+  /// create_any + one copy of `bytes` (in the array's order) + seal. Not for mutable arrays: others
+  /// can attach to one while it is written. Errors: also invalid_argument (`bytes` has another
+  /// length, or cannot be read), and nothing is left.
   Result<AnyArray> put_any(std::string_view name, std::string_view dtype,
                            std::span<const std::uint64_t> shape, std::span<const std::byte> bytes,
                            const CreateOptions& options = {});

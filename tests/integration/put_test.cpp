@@ -3,6 +3,8 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 
+#include <utility>
+
 #include "tests/support/testing.hpp"
 
 using namespace shmstore;
@@ -39,9 +41,10 @@ TEST_CASE("put: bytes that cannot be read are an error and leave nothing") {
   Client client = daemon.connect();
   const HalfReadable source;
   const std::uint64_t shape[] = {kBytes};
-  for (const bool is_mutable : {false, true}) {
+  for (const auto& [is_mutable, keep] : {std::pair{false, false}, {true, false}, {true, true}}) {
     CreateOptions options;
     options.is_mutable = is_mutable;
+    options.keep = keep;
     const auto made = client.put_any("x", "|u1", shape, source.bytes(), options);
     EXPECT_ERROR(made, invalid_argument);
     CHECK(made.error().text.starts_with("bytes: "));

@@ -52,6 +52,11 @@ MapOutcome install(const Segment& segment, Access access) {
   return cache().install(segment.view(access), segment.reopen(flags));
 }
 
+/// As a reply with a descriptor that is not mapped brings it.
+UninheritedFd writable(const Segment& segment) {
+  return UninheritedFd(segment.reopen(O_RDWR).release());
+}
+
 }  // namespace
 
 TEST_CASE("a segment is mapped once per access, until its last reference goes") {
@@ -149,18 +154,18 @@ TEST_CASE("a swapped map keeps its address; the kernel then accepts the hard sea
   at[0] = std::byte{1};
   CHECK(fcntl(segment.fd(), F_ADD_SEALS, F_SEAL_WRITE) == -1);
   const SegmentView view = segment.view(Access::write);
-  REQUIRE(cache().swap(write.ref, view, segment.reopen(O_RDWR), true).problem == MapProblem::none);
+  REQUIRE(cache().swap(write.ref, view, writable(segment), true).problem == MapProblem::none);
   CHECK(write.ref.base() == at);
   CHECK(at[0] == std::byte{1});
   at[0] = std::byte{2};
   const MapOutcome read = install(segment, Access::read);
   CHECK(read.ref.base()[0] == std::byte{1});
 
-  REQUIRE(cache().swap(write.ref, view, segment.reopen(O_RDWR), false).problem == MapProblem::none);
+  REQUIRE(cache().swap(write.ref, view, writable(segment), false).problem == MapProblem::none);
   CHECK(at[0] == std::byte{1});
   at[0] = std::byte{3};
   CHECK(read.ref.base()[0] == std::byte{3});
-  REQUIRE(cache().swap(write.ref, view, segment.reopen(O_RDWR), true).problem == MapProblem::none);
+  REQUIRE(cache().swap(write.ref, view, writable(segment), true).problem == MapProblem::none);
   CHECK(fcntl(segment.fd(), F_ADD_SEALS, F_SEAL_WRITE) == 0);
   at[1] = std::byte{9};
   CHECK(read.ref.base()[1] == std::byte{0});
