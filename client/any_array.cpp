@@ -91,9 +91,9 @@ Result<void> AnyArray::seal(const SealOptions& options) {
   });
 }
 
-Result<void> AnyArray::handover() {
+Result<void> AnyArray::handover(bool once) {
   return guarded([&]() -> Result<void> {
-    if (lease_) return lease_->handover();
+    if (lease_) return lease_->handover(once);
     return make_error(ErrorCode::invalid_argument, "array: the handle is empty");
   });
 }

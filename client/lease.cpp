@@ -205,20 +205,21 @@ Result<void> Lease::release() {
   return connection_->give_back(id_, granted, drops);
 }
 
-Result<void> Lease::handover() {
+Result<void> Lease::handover(bool once) {
   if (!held_) return make_error(ErrorCode::invalid_argument, "array: the handle is empty");
   if (state_->options().grace.count() == 0) return {};
-  if (inherited()) return handover_inherited();
+  if (inherited()) return handover_inherited(once);
   protocol::HandoverRequest request;
   request.id = id_.raw;
   request.grace_ms = static_cast<std::uint64_t>(state_->options().grace.count());
+  if (once) request.options |= protocol::kHandoverOnce;
   Call call(Op::handover);
   call.add(request);
   return state_->call_on(*connection_, call);
 }
 
 /// In a forked child the lease is the parent's. The child's own session attaches for a moment.
-Result<void> Lease::handover_inherited() {
+Result<void> Lease::handover_inherited(bool once) {
   protocol::AttachRequest request;
   request.id = id_.raw;
   request.store_id = store_id_;
@@ -229,7 +230,7 @@ Result<void> Lease::handover_inherited() {
   Result<std::shared_ptr<Connection>> connection = state_->call(call);
   if (!connection) return connection.error();
   if (Result<void> adopted = own->adopt(std::move(*connection), call); !adopted) return adopted;
-  return own->handover();
+  return own->handover(once);
 }
 
 }  // namespace shmstore::client_internal

@@ -39,7 +39,7 @@ class Lease {
   /// Publishes; see AnyArray::seal.
   [[nodiscard]] Result<void> seal(const SealOptions& options);
 
-  [[nodiscard]] Result<void> handover();
+  [[nodiscard]] Result<void> handover(bool once);
 
   /// Ends an exclusive lease, not the map; see AnyArray::let_go.
   [[nodiscard]] Result<void> let_go(bool half_written);
@@ -80,7 +80,7 @@ class Lease {
   Result<void> swap_map(bool to_private, protocol::Op op);
   Result<void> harden(const SealOptions& options);
   Result<void> send_seal(bool hard, const SealOptions& options);
-  Result<void> handover_inherited();
+  Result<void> handover_inherited(bool once);
   Access granted_access() const noexcept;
   SegmentView view() const noexcept;
 

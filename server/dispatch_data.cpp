@@ -291,8 +291,8 @@ Result<void> Dispatcher::on_handover(const Request& request) {
     return invalid("grace: at most " + std::to_string(kGraceMsMax) + " milliseconds are allowed");
   }
   registry_.handover(request.session.id, request.header.request, ArrayId{handover->id},
-                     handover->grace_ms == 0 ? kGraceMsDefault : handover->grace_ms, read_clock(),
-                     effects_);
+                     handover->grace_ms == 0 ? kGraceMsDefault : handover->grace_ms,
+                     (handover->options & kHandoverOnce) != 0, read_clock(), effects_);
   run_effects();
   check_after_request();
   return {};

@@ -144,9 +144,9 @@ void Registry::abort(SessionId session, RequestId request, const Target& target,
 }
 
 void Registry::handover(SessionId session, RequestId request, ArrayId id, std::uint64_t grace_ms,
-                        Now now, Effects& effects) {
+                        bool once, Now now, Effects& effects) {
   impl_->run(session, request, protocol::Op::handover, now, effects, id,
-             [&](Session& caller) { impl_->handover(caller, request, id, grace_ms); });
+             [&](Session& caller) { impl_->handover(caller, request, id, grace_ms, once); });
 }
 
 // -- answers to effects, time ---------------------------------------------------------------------

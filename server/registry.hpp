@@ -227,7 +227,8 @@ class Registry {
             std::int64_t timeout_ms, Now, Effects&);
   void cancel(SessionId, RequestId, RequestId target, Now, Effects&);
   void abort(SessionId, RequestId, const Target&, Now, Effects&);
-  void handover(SessionId, RequestId, ArrayId, std::uint64_t grace_ms, Now, Effects&);
+  /// `once`: the handle goes to one receiver. The lease ends when all of them have attached.
+  void handover(SessionId, RequestId, ArrayId, std::uint64_t grace_ms, bool once, Now, Effects&);
 
   // -- admin requests; answered by their result -------------------------------------------------
   Result<ArrayView> info(SessionId, const Target&, Now, Effects&);

@@ -120,6 +120,8 @@ void Registry::Impl::grant_attach(Session& session, RequestId request, Array& ar
     count_opened(array, session.identity.uid);
   }
   grant(session, request, protocol::Op::attach, array, spec.access);
+  const bool granted = find_lease(session, array.id, spec.access) != nullptr;
+  if (spec.renew_handover && granted) end_used_handover(array);
 }
 
 // REQUIRES: the outcome is no MustWait.

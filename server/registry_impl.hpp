@@ -48,6 +48,7 @@ struct Lease {
   std::int64_t grace_ms = 0;
   std::int64_t deadline_ms = 0;
   std::uint64_t pickled = 0, opened = 0;
+  bool once = true;           ///< All of them went to one receiver each.
   std::int64_t from_pid = 0;  ///< Who pickled last.
   Lease *prev = nullptr, *next = nullptr;
   LinkedList<Lease>* home = nullptr;
@@ -297,11 +298,12 @@ struct Registry::Impl {
   void segment(Session& session, RequestId request, ArrayId id, Access access);
   void release(Session& session, RequestId request, ArrayId id, Access access,
                std::uint32_t grants);
-  void handover(Session& session, RequestId request, ArrayId id, std::uint64_t grace_ms);
+  void handover(Session& session, RequestId request, ArrayId id, std::uint64_t grace_ms, bool once);
   void extend_handover(Lease& lease, std::int64_t grace_ms);
   static void count_opened(Array& array, std::uint32_t uid);
   static std::uint64_t in_flight(const Lease& lease);
   void end_handover(Array& array, std::uint32_t uid);
+  void end_used_handover(Array& array);
   void settle_charge(Array& array);
 
   // registry_wait.cpp

@@ -167,7 +167,7 @@ void Registry::Impl::release(Session& session, RequestId request, ArrayId id, Ac
 // -- hand-over leases -----------------------------------------------------------------------------
 
 void Registry::Impl::handover(Session& session, RequestId request, ArrayId id,
-                              std::uint64_t grace_ms) {
+                              std::uint64_t grace_ms, bool once) {
   const auto refuse = [&](Error error) {
     reply(session, request, protocol::Op::handover, std::move(error));
   };
@@ -199,6 +199,7 @@ void Registry::Impl::handover(Session& session, RequestId request, ArrayId id,
   const std::uint64_t grace = grace_ms == 0 ? protocol::kGraceMsDefault : grace_ms;
   extend_handover(**found, static_cast<std::int64_t>(grace));
   ++(*found)->pickled;
+  (*found)->once = (*found)->once && once;
   (*found)->from_pid = session.identity.pid;
   reply(session, request, protocol::Op::handover, Done{});
 }
@@ -225,6 +226,14 @@ void Registry::Impl::count_opened(Array& array, std::uint32_t uid) {
     if (lease->uid == uid) break;
   }
   if (other != nullptr) ++other->opened;
+}
+
+// Every handle has found its receiver, and nobody else can come. With leases of several users it
+// cannot be told whose handle it was.
+void Registry::Impl::end_used_handover(Array& array) {
+  if (array.handovers.size() != 1) return;
+  const Lease& lease = *array.handovers.front();
+  if (lease.once && in_flight(lease) == 0) end_handover(array, lease.uid);
 }
 
 // REQUIRES: there is one of this user.

@@ -85,8 +85,9 @@ const char* fault(const AbortRequest& r) noexcept {
   if (r.reserved != 0) return "reserved bytes are not zero";
   return r.id != 0 && r.name_bytes != 0 ? "both an id and a name are given" : nullptr;
 }
-const char* fault(const HandoverRequest&) noexcept {
-  return nullptr;
+const char* fault(const HandoverRequest& r) noexcept {
+  if ((r.options & ~kHandoverOnce) != 0) return "options: unknown bits are set";
+  return zero(r.reserved) ? nullptr : "reserved bytes are not zero";
 }
 
 std::string_view take_text(Bytes& rest, std::size_t bytes) noexcept {

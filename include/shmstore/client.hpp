@@ -217,8 +217,10 @@ class AnyArray {
   /// stray writes through old pointers stay in this process. Sealing what is sealed: success.
   /// Errors: busy (other writers, named), aborted (the draft's creator is gone), permission_denied.
   Result<void> seal(const SealOptions& options = {});
-  /// Keeps the array alive for whoever gets its id by another way, for `grace` from now on.
-  Result<void> handover();
+  /// Keeps the array alive for whoever gets its id by another way, for `grace` from now on. Each
+  /// attach_id() that says `from_handle` begins the time anew. `once`: for one receiver; when all
+  /// hand-overs of the array were such, and as many receivers have attached, it is kept no longer.
+  Result<void> handover(bool once = false);
   /// Ends an exclusive lease now, although pointers to the memory are left: the map is swapped for
   /// a private one at the same address, which the destructor ends. Through those pointers one may
   /// see what others write later; what is written there stays in this process. `half_written`:

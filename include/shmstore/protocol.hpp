@@ -277,7 +277,13 @@ struct AbortRequest {
 struct HandoverRequest {
   std::uint64_t id = 0;        ///< The caller must hold a lease on it.
   std::uint64_t grace_ms = 0;  ///< 0: the daemon's default; at most kGraceMsMax.
+  std::uint8_t options = 0;    ///< kHandover…
+  std::uint8_t reserved[7] = {};
 };
+
+/// The handle goes to one receiver, who opens it once. When all handles of an array were such and
+/// have been opened, the hand-over lease ends.
+inline constexpr std::uint8_t kHandoverOnce = 1U << 0U;
 
 // Layout is the protocol: sizes and the position of padding must not drift.
 static_assert(sizeof(FrameHeader) == 16 && std::is_trivially_copyable_v<FrameHeader>);
@@ -295,6 +301,6 @@ static_assert(sizeof(WaitRequest) == 24 && std::is_trivially_copyable_v<WaitRequ
 static_assert(sizeof(WaitReply) == 24 && std::is_trivially_copyable_v<WaitReply>);
 static_assert(sizeof(CancelRequest) == 8 && std::is_trivially_copyable_v<CancelRequest>);
 static_assert(sizeof(AbortRequest) == 16 && std::is_trivially_copyable_v<AbortRequest>);
-static_assert(sizeof(HandoverRequest) == 16 && std::is_trivially_copyable_v<HandoverRequest>);
+static_assert(sizeof(HandoverRequest) == 24 && std::is_trivially_copyable_v<HandoverRequest>);
 
 }  // namespace shmstore::protocol

@@ -40,14 +40,32 @@ void Store::grant(Session session, Request request, Key key, Access access) {
   say(request, answer);
 }
 
+void Store::open_handle(Session session, Key key) {
+  const Uid uid = sessions.at(session).uid;
+  Lease* whose = nullptr;
+  for (Lease& lease : arrays.at(key).leases) {
+    if (lease.session != 0) continue;
+    lease.deadline = std::max(lease.deadline, now + lease.grace);
+    const bool better = whose == nullptr || whose->uid != uid;
+    if (lease.on_the_way > 0 && better) whose = &lease;
+  }
+  if (whose != nullptr) --whose->on_the_way;
+}
+
+void Store::end_used_handover(Key key) {
+  const std::vector<Lease>& leases = arrays.at(key).leases;
+  const auto is_handover = [](const Lease& lease) { return lease.session == 0; };
+  if (std::count_if(leases.begin(), leases.end(), is_handover) != 1) return;
+  const auto one = std::find_if(leases.begin(), leases.end(), is_handover);
+  if (!one->once || one->on_the_way > 0) return;
+  end_lease(key, static_cast<std::size_t>(one - leases.begin()));
+}
+
 void Store::perform(const Wait& wait, Key key) {
   if (wait.on == Wait::On::attach) {
-    if (wait.renew) {
-      for (Lease& lease : arrays.at(key).leases) {
-        if (lease.session == 0) lease.deadline = std::max(lease.deadline, now + lease.grace);
-      }
-    }
+    if (wait.renew) open_handle(wait.session, key);
     grant(wait.session, wait.request, key, wait.access);
+    if (wait.renew) end_used_handover(key);
   } else if (wait.on == Wait::On::cached && key < 0) {
     loaders[wait.name] = {wait.session, -1};
     Answer answer;
@@ -246,7 +264,7 @@ void Store::release(Session session, Request request, Key key, Access access,
   settle();
 }
 
-void Store::handover(Session session, Request request, Key key, std::uint64_t grace_ms) {
+void Store::handover(Session session, Request request, Key key, std::uint64_t grace_ms, bool once) {
   const auto found = arrays.find(key);
   if (found == arrays.end() || !holds(session, key)) {
     fail(request, ErrorCode::invalid_argument);
@@ -266,6 +284,8 @@ void Store::handover(Session session, Request request, Key key, std::uint64_t gr
   const auto grace = static_cast<std::int64_t>(grace_ms == 0 ? kGraceMsDefault : grace_ms);
   lease->grace = std::max(lease->grace, grace);
   lease->deadline = std::max(lease->deadline, now + lease->grace);
+  ++lease->on_the_way;
+  lease->once = lease->once && once;
   say(request, {});
   settle();
 }

@@ -51,6 +51,8 @@ struct Lease {
   std::uint64_t grants = 0;
   bool sent = false;
   std::int64_t deadline = 0, grace = 0;
+  std::uint64_t on_the_way = 0;  ///< Handles.
+  bool once = true;
 };
 
 struct Array {
@@ -137,7 +139,7 @@ class Store {
             std::int64_t timeout_ms);
   void cancel(Session session, Request request, Request target);
   void abort(Session session, Request request, Key array, const Name& name);
-  void handover(Session session, Request request, Key array, std::uint64_t grace_ms);
+  void handover(Session session, Request request, Key array, std::uint64_t grace_ms, bool once);
 
   /// Admin: the error, or nothing. By key, or by name where the key is -1; kNoArray is an id that
   /// was never given out.
@@ -228,6 +230,8 @@ class Store {
   std::uint64_t user_limit() const;
 
   void request(const Wait& wait, std::int64_t timeout_ms, ErrorCode at_once);
+  void open_handle(Session session, Key array);
+  void end_used_handover(Key array);
   void perform(const Wait& wait, Key array);
   void say(Request request, Answer answer) { answers[request] = answer; }
   void fail(Request request, ErrorCode code);

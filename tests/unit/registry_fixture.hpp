@@ -88,9 +88,10 @@ class Store {
   RequestId abort(SessionId session, const Target& target) {
     return ask([&](RequestId id, Effects& fx) { registry.abort(session, id, target, now, fx); });
   }
-  RequestId handover(SessionId session, ArrayId array, std::uint64_t grace_ms = 0) {
+  RequestId handover(SessionId session, ArrayId array, std::uint64_t grace_ms = 0,
+                     bool once = false) {
     return ask([&](RequestId id, Effects& fx) {
-      registry.handover(session, id, array, grace_ms, now, fx);
+      registry.handover(session, id, array, grace_ms, once, now, fx);
     });
   }
 

@@ -114,6 +114,73 @@ TEST_CASE("hand-over: keeps the array for its receiver, for a time") {
   CHECK(store.registry.quota().usage(kAlice).leases == 0);
 }
 
+TEST_CASE("hand-over: to one receiver, it ends when that one has the array") {
+  Store store;
+  const SessionId worker = store.join(kAlice), receiver = store.join(kAlice);
+  const ArrayId id = store.put(worker, "");
+  const auto receive = [&] {
+    AttachSpec spec = by_id(id);
+    spec.renew_handover = true;
+    store.granted(store.attach(receiver, spec));
+    store.release(receiver, id, Access::read);
+  };
+  store.as<Done>(store.handover(worker, id, 10'000, true));
+  SUBCASE("one handle") {
+    store.leave(worker);
+    receive();
+    CHECK_FALSE(store.state(id).has_value());
+  }
+  SUBCASE("two handles") {
+    store.as<Done>(store.handover(worker, id, 10'000, true));
+    store.leave(worker);
+    receive();
+    CHECK(store.state(id) == State::sealed);
+    receive();
+    CHECK_FALSE(store.state(id).has_value());
+  }
+  SUBCASE("an attach that is not by the handle leaves it") {
+    store.leave(worker);
+    store.granted(store.attach(receiver, by_id(id)));
+    store.release(receiver, id, Access::read);
+    CHECK(store.state(id) == State::sealed);
+    receive();
+    CHECK_FALSE(store.state(id).has_value());
+  }
+  SUBCASE("the receiver has it alone then") {
+    store.leave(worker);
+    AttachSpec spec = by_id(id);
+    spec.renew_handover = true;
+    store.granted(store.attach(receiver, spec));
+    CHECK(store.holders(receiver, with_id(id)).value().size() == 1);
+    store.tick(60'000);
+    CHECK(store.state(id) == State::sealed);
+  }
+  SUBCASE("another handle is for many") {
+    store.as<Done>(store.handover(worker, id, 10'000));
+    store.leave(worker);
+    receive();
+    receive();
+    receive();
+    CHECK(store.state(id) == State::sealed);
+    store.tick(10'000);
+    CHECK_FALSE(store.state(id).has_value());
+  }
+  SUBCASE("another user's handle may be the one that was opened") {
+    const SessionId root = store.join(kRoot);
+    store.granted(store.attach(root, by_id(id)));
+    store.as<Done>(store.handover(root, id, 10'000, true));
+    store.leave(root);
+    store.leave(worker);
+    receive();
+    receive();
+    CHECK(store.state(id) == State::sealed);
+    store.tick(10'000);
+    CHECK_FALSE(store.state(id).has_value());
+  }
+  store.leave(receiver);
+  CHECK(store.registry.quota().usage(kAlice).leases == 0);
+}
+
 TEST_CASE("hand-over: what is refused") {
   OnePerState one;
   Store& store = one.store;

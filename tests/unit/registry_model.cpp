@@ -275,8 +275,9 @@ class Run : private model::Pair {
     const model::Request request = next_request_++;
     last_ = "handover " + std::to_string(array.key);
     Fx fx;
-    registry_.handover(session, request, array.id, grace, now_, fx);
-    model_.handover(session, request, array.key, grace);
+    const bool once = chance(50);
+    registry_.handover(session, request, array.id, grace, once, now_, fx);
+    model_.handover(session, request, array.key, grace, once);
     compare(fx);
   }
 

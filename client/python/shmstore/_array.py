@@ -113,7 +113,8 @@ class SharedArray(_ext.ArrayBase):
     Pickling sends a handle of at most 200 bytes instead of the data (for views up to four
     dimensions) and takes a hand-over lease, so that the array lives for the receiver for the
     client's ``grace``, 60 s unless set, even if the sender lets go. Opening a handle begins the
-    time anew: there may be more who open it. The receiver gets the same
+    time anew: there may be more who open it. Only what multiprocessing's queues, pipes and pools
+    carry has one receiver, and lives no longer than that one wants. The receiver gets the same
     memory: a draft it can write to, a mutable array writable if this view is, otherwise a read-only
     array. Pickled by value: what has no lease, private copies (mode ``"c"``), views with a stride
     of zero, and arrays that were deleted or replaced, or are sealed and outlived their daemon:
@@ -206,8 +207,10 @@ class SharedArray(_ext.ArrayBase):
             self.base.flags.writeable = False
 
     def __reduce_ex__(self, protocol: Any) -> Any:
+        from . import _once
         from ._handle import reduce_array
 
+        _once.register()
         return reduce_array(self, protocol)
 
     def __reduce__(self) -> Any:

@@ -71,6 +71,9 @@ class Client:
 
     def __init__(self, ext: _ext.Client, path: Optional[str]) -> None:
         """Private: use ``connect``."""
+        from . import _once
+
+        _once.register()
         self._ext = ext
         self._path = path
 

@@ -121,9 +121,17 @@ class Handle:
         return f"<shmstore.Handle {what} {self.dtype} {self.shape}>"
 
     def __reduce__(self) -> Any:
-        lease = self._lease
-        _hand_over(lease)
-        return open_handle, (lease.store_id, lease.id, _host(), _connect.handle_path(lease))
+        from . import _once
+
+        _once.register()
+        return reduce_handle(self)
+
+
+def reduce_handle(handle: Handle, once: bool = False) -> Any:
+    """``handle.__reduce__()``. ``once``: what is pickled goes to one receiver."""
+    lease = handle._lease
+    _hand_over(lease, once)
+    return open_handle, (lease.store_id, lease.id, _host(), _connect.handle_path(lease))
 
 
 def handle_of(client: Client, array: Any) -> Handle:

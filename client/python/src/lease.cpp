@@ -97,8 +97,8 @@ void Lease::seal(bool hard, std::optional<std::int64_t> wait_ms) {
   describe();
 }
 
-void Lease::handover() {
-  locked([&] { return array_.handover(); });
+void Lease::handover(bool once) {
+  locked([&] { return array_.handover(once); });
 }
 
 void Lease::abort() {
@@ -245,7 +245,7 @@ void bind_lease(nb::module_& module) {
       .def_prop_ro("opens", &Lease::opens)
       .def_prop_ro("socket_path", &Lease::socket_path)
       .def("seal", &Lease::seal, nb::arg("hard"), nb::arg("wait_ms").none())
-      .def("handover", &Lease::handover)
+      .def("handover", &Lease::handover, nb::arg("once") = false)
       .def("abort", &Lease::abort)
       .def("release", &Lease::release)
       .def("let_go", &Lease::let_go, nb::arg("half_written"));

@@ -51,7 +51,7 @@ class Lease {
 
   // -- what it does; blocks, gives the GIL back -------------------------------------------------
   void seal(bool hard, std::optional<std::int64_t> wait_ms);
-  void handover();
+  void handover(bool once);
   /// Drops the draft: the name is free now, the memory goes with this object.
   void abort();
   /// Ends the lease and unmaps. REQUIRES: nobody uses the memory any more.
