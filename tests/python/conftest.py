@@ -25,6 +25,8 @@ import pytest
 import shmstore
 from shmstore import _connect
 
+pytest_plugins = ["hangs"]
+
 hypothesis.settings.register_profile("shmstore", database=None, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("shmstore")
 
