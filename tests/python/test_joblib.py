@@ -15,7 +15,7 @@ import pytest
 
 import shmstore
 from conftest import wait_until
-from shmstore import SharedArray, _connect
+from shmstore import SharedArray, _array, _connect
 
 joblib = pytest.importorskip("joblib")
 
@@ -349,6 +349,21 @@ def test_an_array_of_the_store_that_comes_back_stays(store):
         [(found, new)] = Parallel(2)(delayed(with_a_new_one)(one) for one in [y])
     assert found.flags.writeable and new.flags.writeable and np.array_equal(new, found + 1)
     assert store.info("y")["state"] == "sealed" and len(living(store)) == 1
+
+
+def test_an_array_of_another_store_that_comes_back_stays(store):
+    """Its id there is the one that the new array gets in the store of the block."""
+    from shmstore.compat.plasma import start_plasma_store
+
+    y = store.put("y", np.arange(float(LARGE)), keep=True)
+    with start_plasma_store(1 << 28) as (path, _):
+        with sharing(client=shmstore.connect(path)):
+            [(found, new)] = Parallel(2)(delayed(with_a_new_one)(one) for one in [y])
+        stores = {_array.lease_around(x).store_id for x in (found, new)}
+        assert found.shm.id == new.shm.id == y.shm.id and len(stores) == 2
+        assert np.array_equal(new, found + 1)
+        assert store.info("y")["state"] == "sealed"
+        get_reusable_executor().shutdown(wait=True)
 
 
 def with_a_new_one(x):

@@ -389,7 +389,7 @@ class _SharingBatch:
 class _Results:
     """Results on their way back, to be opened as private copies."""
 
-    def __init__(self, results: Any, made: list[int]) -> None:
+    def __init__(self, results: Any, made: list[tuple[int, int]]) -> None:
         self._results = results
         self._made = made
 
@@ -397,15 +397,16 @@ class _Results:
         return _open_results, (self._results, self._made)
 
 
-def _open_results(results: Any, made: list[int]) -> Any:
-    """made: ids of arrays that were made for these results and are of use to nobody else."""
+def _open_results(results: Any, made: list[tuple[int, int]]) -> Any:
+    """made: the arrays (store, id) that were made for these results and are of use to nobody else.
+    Every store counts from the same number: an id alone may be somebody's in another one."""
     opened = set()
 
     def leaf(x: Any) -> Any:
         lease = lease_around(x) if isinstance(x, SharedArray) else None
         if lease is None:
             return x
-        if lease.id in made:
+        if (lease.store_id, lease.id) in made:
             opened.add((lease.store_id, lease.id))
         return _private(x)
 

@@ -176,7 +176,8 @@ class _Sharer:
             raise InvalidArgument(f"min_bytes: {shown(min_bytes)} is not a number of bytes")
         self.min_bytes = min_bytes
         self.client = client
-        self.made: list[int] = []  #: Ids of the arrays that were copied into the store.
+        #: Store and id of the arrays that were copied into it.
+        self.made: list[tuple[int, int]] = []
         self._store_lives = False
 
     def leaf(self, x: Any) -> Any:
@@ -202,7 +203,7 @@ class _Sharer:
         made = self._store().put(None, array)
         lease = lease_around(made)
         if lease is not None:
-            self.made.append(lease.id)
+            self.made.append((lease.store_id, lease.id))
         return made
 
     def once(self, x: Any, make: Callable[[Any], Any], same: Callable[[Any, Any], bool]) -> Any:
