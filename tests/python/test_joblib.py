@@ -285,6 +285,19 @@ def test_a_daemon_that_goes_away_meanwhile(tmp_path, store, backend):
     get_reusable_executor().shutdown(wait=True)
 
 
+def test_a_store_that_is_absent_is_not_taken_for_the_default_one(store, monkeypatch):
+    """In a worker that cannot reach the store of the block."""
+    monkeypatch.setattr(shmstore.joblib, "_absent_until", {})
+    default = store.default_client().store_id
+    batch = shmstore.joblib._SharingBatch(lambda: [make(1)], (1000, "c", True, (5, "/nowhere")))
+    with pytest.warns(RuntimeWarning, match="/nowhere"):
+        assert type(batch()[0]) is np.ndarray
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        batch()
+    assert set(shmstore.joblib._absent_until) == {5} != {default}
+
+
 def test_a_full_store(tmp_path, store):
     from shmstore.compat.plasma import start_plasma_store
 

@@ -134,7 +134,7 @@ class _Scope:
     def reduced(self, reducer: Any, x: Any) -> Any:
         """What to pickle for an argument, or None for joblib's own way."""
         mode = reducer._mmap_mode
-        if self.fallback and _absent(self._client):
+        if self.fallback and _absent(_store_id(self._client)):
             return None
         try:
             if in_store(x):
@@ -146,7 +146,7 @@ class _Scope:
             if not self.fallback:
                 self.failed = _wanted(error)
                 raise self.failed from None
-            _note_absence(self._client, error)
+            _note_absence(_store_id(self._client), error)
             if not self._warned:
                 self._warned = True
                 _warn(error)
@@ -182,7 +182,7 @@ class _Scope:
                 del held, leases
                 # One that came back in a result stays: deleted arrays are pickled by value.
                 arrays = {array for array in arrays if not _opened.is_open(*array)}
-                if not _absent(self._client):
+                if not _absent(_store_id(self._client)):
                     _give_back(arrays)
 
     def store(self) -> Any:
@@ -210,19 +210,18 @@ _absent_until: dict[Optional[int], float] = {}
 _ABSENT_S = 30
 
 
-def _absent(client: Any) -> bool:
-    """Whether the store of a client (None: the default one) was gone a moment ago."""
-    return time.monotonic() < _absent_until.get(_store_id(client), 0)
+def _absent(store_id: Optional[int]) -> bool:
+    """Whether the store was gone a moment ago; None for one that was never reached."""
+    return time.monotonic() < _absent_until.get(store_id, 0)
 
 
-def _note_absence(client: Any, error: Exception) -> None:
-    store_id = _store_id(client)
+def _note_absence(store_id: Optional[int], error: Exception) -> None:
     if isinstance(error, _errors.Disconnected) and store_id is not None:
         _absent_until[store_id] = time.monotonic() + _ABSENT_S
 
 
 def _store_id(client: Any) -> Optional[int]:
-    """None without a client: connecting fails at once."""
+    """The store of a client, or of the default one; None without: connecting fails at once."""
     known = client if client is not None else _connect._default
     return None if known is None else known.store_id
 
@@ -368,17 +367,16 @@ class _SharingBatch:
     def __call__(self) -> Any:
         least, mode, fallback, store = self._options
         results = self._batch()
-        client = None
         try:
-            client = None if store is None else _connect.client_of(*store)
-            if fallback and _absent(client):
+            if fallback and _absent(_store_id(None) if store is None else store[0]):
                 return results
+            client = None if store is None else _connect.client_of(*store)
             sharer = _Sharer(least, client)
             shared = map_leaves(results, sharer.leaf)
         except _NO_STORE as error:
             if not fallback:
                 raise _wanted(error) from None
-            _note_absence(client, error)
+            _note_absence(_store_id(None) if store is None else store[0], error)
             _warn(error)
             return results
         if mode != "c" or shared is results:
