@@ -341,22 +341,49 @@ def handle_elsewhere(daemon, script, tmp_path, **environment):
     x = daemon.client().put("x", np.arange(3), keep=True)
     function, arguments = x.__reduce_ex__(4)
     assumed = (*arguments[:4], "?" + daemon.socket)
-    (tmp_path / "handle").write_bytes(pickle.dumps((function, assumed)))
+    (tmp_path / "handle").write_bytes(pickle.dumps(Reduced((function, assumed))))
+    return open_elsewhere(script, tmp_path, **environment)
+
+
+def open_elsewhere(script, tmp_path, **environment):
+    """Opens the handle in tmp_path and leaves there one of its own."""
     inherited = {k: v for k, v in os.environ.items() if k != "SHMSTORE_SOCKET"}
     runtime = tmp_path / "run"  # no daemon of the user's
-    runtime.mkdir(mode=0o700)
+    runtime.mkdir(mode=0o700, exist_ok=True)
     return script(
-        "import pickle, shmstore\n"
-        f"function, arguments = pickle.load(open({str(tmp_path / 'handle')!r}, 'rb'))\n"
-        "try: print(function(*arguments).tolist())\n"
-        "except shmstore.NotFound as error: print(error)\n",
+        "import pickle, sys, shmstore\n"
+        "try: x = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "except shmstore.NotFound as error: print(error)\n"
+        "else:\n"
+        "    print(x.tolist(), x.__reduce_ex__(4)[1][4])\n"
+        "    pickle.dump(x, open(sys.argv[1], 'wb'))\n",
+        tmp_path / "handle",
         env={**inherited, "XDG_RUNTIME_DIR": str(runtime), **environment},
     )
 
 
 def test_a_receiver_without_the_variable_finds_the_default_clients_store(daemon, script, tmp_path):
     result = handle_elsewhere(daemon, script, tmp_path)
-    assert result.stdout == "[0, 1, 2]\n", result
+    assert result.stdout == f"[0, 1, 2] ?{daemon.socket}\n", result
+
+
+def test_a_path_that_connect_was_told_is_passed_on_as_such(client, daemon, script, tmp_path):
+    (tmp_path / "handle").write_bytes(pickle.dumps(client.put("x", np.arange(3), keep=True)))
+    for _ in range(2):
+        result = open_elsewhere(script, tmp_path)
+        assert result.stdout == f"[0, 1, 2] {daemon.socket}\n", result
+
+
+def test_a_handle_that_is_passed_on_names_the_socket_as_the_sender_did(daemon, script, tmp_path):
+    """From a default client, over a process on no node, to one on another node."""
+    assert "[0, 1, 2]" in handle_elsewhere(daemon, script, tmp_path).stdout
+    (tmp_path / "other").mkdir()
+    other = Daemon(tmp_path / "other")
+    try:
+        result = open_elsewhere(script, tmp_path, SHMSTORE_SOCKET=other.socket)
+    finally:
+        other.stop()
+    assert daemon.socket in result.stdout and other.socket in result.stdout, result
 
 
 def test_a_receiver_on_another_node_goes_nowhere_else(daemon, script, tmp_path):

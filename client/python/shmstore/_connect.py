@@ -22,7 +22,7 @@ _ASSUMED = "?"
 _lock = threading.Lock()  # Held while connecting; the tables below change under it.
 _default: Optional[Client] = None
 _clients: list[weakref.ref[Client]] = []  # Replaced, never changed: read without the lock.
-_paths: frozenset[str] = frozenset()  # Sockets that connect() was told.
+_paths: frozenset[str] = frozenset()  # Sockets that connect() was told, here or by a sender.
 _for_handles: dict[str, Client] = {}  # Made for handles; they stay for the next handle.
 
 
@@ -86,18 +86,18 @@ def client_of(store_id: int, path: Optional[str], assume: bool = True) -> Client
         if client.store_id == store_id:
             return client
     if path is not None and not path.startswith(_ASSUMED):
-        return _client_at(path)
+        return _client_at(path, told=True)
     assumed = path[len(_ASSUMED) :] if path is not None and assume and _may_assume() else None
     try:
         client = _default if _default is not None else _make_default(False)
     except Disconnected:
         if assumed is None:
             raise
-        return _client_at(assumed)
+        return _client_at(assumed, told=False)
     if assumed is None or client.store_id == store_id:
         return client
     try:
-        return _client_at(assumed)
+        return _client_at(assumed, told=False)
     except Error:
         return client  # which names the store that this process has
 
@@ -124,17 +124,21 @@ def _living() -> list[Client]:
     return [client for client in (ref() for ref in _clients) if client is not None]
 
 
-def _client_at(path: str) -> Client:
-    """A client made for handles, unless there is one at this socket."""
+def _client_at(path: str, told: bool) -> Client:
+    """A client made for handles, unless there is one at this socket. ``told``: ``connect`` was told
+    the path, by whoever made the handle; so it is what handles from here say, too."""
+    global _paths
     for client in _living():
         if path in (client._path, client.socket_path):
             return client
     with _lock:
         client_there = _for_handles.get(path)
     if client_there is None:
-        client_there = connect(path)
+        client_there = _connect(path, 60, None, 10)
         with _lock:
             client_there = _for_handles.setdefault(path, client_there)
+            if told:
+                _paths |= {path}
     return client_there
 
 
