@@ -386,6 +386,18 @@ def test_a_handle_that_is_passed_on_names_the_socket_as_the_sender_did(daemon, s
     assert daemon.socket in result.stdout and other.socket in result.stdout, result
 
 
+def test_an_assumed_socket_of_another_user_is_not_believed(daemon, script, tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a socket to another user")
+    os.chown(daemon.socket, 54321, -1)
+    result = handle_elsewhere(daemon, script, tmp_path)
+    assert f"{daemon.socket}: belongs to user 54321" in result.stdout, result
+    assert "$SHMSTORE_SOCKET" in result.stdout
+    result = open_elsewhere(script, tmp_path, SHMSTORE_SOCKET=daemon.socket)
+    assert "[0, 1, 2]" in result.stdout, result
+    os.chown(daemon.socket, 0, -1)
+
+
 def test_a_receiver_on_another_node_goes_nowhere_else(daemon, script, tmp_path):
     (tmp_path / "other").mkdir()
     other = Daemon(tmp_path / "other")

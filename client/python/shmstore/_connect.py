@@ -128,6 +128,8 @@ def _client_at(path: str, told: bool) -> Client:
     """A client made for handles, unless there is one at this socket. ``told``: ``connect`` was told
     the path, by whoever made the handle; so it is what handles from here say, too."""
     global _paths
+    if not told:
+        _check_owner(path)
     for client in _living():
         if path in (client._path, client.socket_path):
             return client
@@ -140,6 +142,21 @@ def _client_at(path: str, told: bool) -> Client:
             if told:
                 _paths |= {path}
     return client_there
+
+
+def _check_owner(path: str) -> None:
+    """Raises Disconnected unless the socket is root's or this user's. The library believes whoever
+    answers at a path that it is given; this one nobody here gave, and it may be from long ago: a
+    folder in /tmp is anybody's when its owner has gone."""
+    try:
+        owner = os.lstat(path).st_uid
+    except OSError:  # connecting says why
+        return
+    if owner not in (0, os.geteuid()):
+        raise Disconnected(
+            f"socket {path}: belongs to user {owner}, who is not to be trusted because of a handle;"
+            " a store of another user needs $SHMSTORE_SOCKET or connect(path)"
+        )
 
 
 def _make_default(autostart: Optional[bool]) -> Client:
