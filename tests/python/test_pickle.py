@@ -367,6 +367,11 @@ def test_a_receiver_without_the_variable_finds_the_default_clients_store(daemon,
     assert result.stdout == f"[0, 1, 2] ?{daemon.socket}\n", result
 
 
+def test_an_empty_variable_is_none(daemon, script, tmp_path):
+    result = handle_elsewhere(daemon, script, tmp_path, SHMSTORE_SOCKET="")
+    assert "[0, 1, 2]" in result.stdout, result
+
+
 def test_a_path_that_connect_was_told_is_passed_on_as_such(client, daemon, script, tmp_path):
     (tmp_path / "handle").write_bytes(pickle.dumps(client.put("x", np.arange(3), keep=True)))
     for _ in range(2):

@@ -114,7 +114,7 @@ def _may_assume() -> bool:
     """Whether this process may be on another node than its default client's: ``$SHMSTORE_SOCKET``
     says where it is, except for what multiprocessing starts. That is on its parent's node, but gets
     the environment of a fork server, which may have been started long before."""
-    if "SHMSTORE_SOCKET" not in os.environ:
+    if not os.environ.get("SHMSTORE_SOCKET"):  # empty is unset to the library, too
         return True
     process = sys.modules.get("multiprocessing.process")
     return process is not None and process.parent_process() is not None
