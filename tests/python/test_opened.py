@@ -133,6 +133,14 @@ def test_held_are_those_used_last(client):
     assert not any(is_open(array) for array in arrays)
 
 
+def test_what_is_too_large_to_be_held_pushes_nothing_out(client):
+    arrays = [client.put(None, np.full(size, 1.0)) for size in (8, 8, 17)]
+    shmstore.hold_opened(128)
+    for array in arrays:
+        pickle.loads(handle_of(array))
+    assert [is_open(array) for array in arrays] == [True, True, False]
+
+
 def test_held_outlives_its_creators_lease(daemon, client):
     x = daemon.client(grace=0).put(None, np.arange(4.0))
     handle, number = handle_of(x), x.shm.id

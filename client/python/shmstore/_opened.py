@@ -121,9 +121,9 @@ def hold_opened(max_bytes: int) -> None:
 
     For workers that get the same arrays task after task: the array is there at once, with its
     pages, instead of being attached and mapped anew. Up to ``max_bytes`` of arrays are held, those
-    used last; 0 holds none and lets go of what was held. A process starts with 0, or with what
-    $SHMSTORE_HOLD_OPENED says (``1GiB``, or a number of bytes), which is for workers that somebody
-    else starts. Held are sealed arrays, and mutable ones that came writable.
+    used last, and none that is larger; 0 holds none and lets go of what was held. A process starts
+    with 0, or with what $SHMSTORE_HOLD_OPENED says (``1GiB``, or a number of bytes), which is for
+    workers that somebody else starts. Held are sealed arrays, and mutable ones that came writable.
 
     What is held counts as held by this process: the array lives on when everybody else has let go
     of it, a mutable one cannot be sealed or had exclusively by others, and ``release(x)`` returns
@@ -157,6 +157,8 @@ def _forget(opened: _Opened) -> None:
 
 def _hold(opened: _Opened, root: NDArray[Any], nbytes: int) -> None:
     global _held_bytes
+    if nbytes > _held_bytes_max:  # It would push out all others, and then go itself.
+        return
     with _lock:
         _drop(opened.key)
         opened.queued, opened.held = opened.used, root
