@@ -12,6 +12,7 @@ import pytest
 import shmstore
 from conftest import wait_until
 from shmstore import _opened
+from shmstore._errors import shown
 
 
 @pytest.fixture(autouse=True)
@@ -237,9 +238,20 @@ def test_the_environment_can_say_it(daemon, client, setting, held):
     assert done.stdout.decode().split() == [str(held)] * 2  # the process, and a forked child
 
 
-@pytest.mark.parametrize("setting", ["1GB", "-1", "1e9", "nan", "all"])
+@pytest.mark.parametrize("setting", ["1GB", "-1", "1e9", "nan", "all", "9" * 400 + "T"])
 def test_what_is_no_size_in_the_environment(daemon, setting):
     done = with_setting(daemon, b"", setting)
     text = done.stderr.decode()
     assert done.returncode == 1
-    assert f"SHMSTORE_HOLD_OPENED: {setting!r} is not a number of bytes" in text
+    assert f"SHMSTORE_HOLD_OPENED: {shown(setting)} is not a number of bytes" in text
+
+
+def test_what_is_no_size_at_a_fork(client, monkeypatch):
+    handle = handle_of(client.put(None, np.arange(4.0)))
+    shmstore.hold_opened(1 << 20)
+    pickle.loads(handle)
+    monkeypatch.setenv("SHMSTORE_HOLD_OPENED", "all")
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if _opened._held_bytes == 0 == _opened._held_bytes_max else 2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

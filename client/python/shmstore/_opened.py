@@ -142,7 +142,7 @@ def hold_opened(max_bytes: int) -> None:
 def _max_of_environment() -> int:
     """What $SHMSTORE_HOLD_OPENED says. Raises InvalidArgument."""
     text = os.environ.get("SHMSTORE_HOLD_OPENED") or "0"
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([KMGT])(?:iB)?)?", text)
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?) ?(?:([KMGT])(?:iB)?)?", text)
     if found is None:
         raise InvalidArgument(
             f"SHMSTORE_HOLD_OPENED: {shown(text)} is not a number of bytes, such as 256MiB"
@@ -192,7 +192,8 @@ def _after_fork_in_child() -> None:
     _lock = threading.RLock()
     _opened.clear()
     _held.clear()
-    _held_bytes, _held_bytes_max = 0, _max_of_environment()
+    _held_bytes = _held_bytes_max = 0
+    _held_bytes_max = _max_of_environment()  # which may raise
 
 
 _held_bytes_max = _max_of_environment()
