@@ -392,6 +392,29 @@ def test_a_disconnected_client_does_nothing(clients):
     assert list(two.list()) == [sealed]
 
 
+def test_a_disconnect_in_another_thread_meanwhile(clients, monkeypatch):
+    one, two = clients
+    make_draft, make_events = one._draft, plasma.Events
+
+    def make_and_disconnect(make, *arguments):
+        made = make(*arguments)
+        thread = threading.Thread(target=one.disconnect)
+        thread.start()
+        thread.join()
+        return made
+
+    monkeypatch.setattr(one, "_draft", lambda *rest: make_and_disconnect(make_draft, *rest))
+    connection = one._connection
+    with pytest.raises(OSError, match="disconnected"):
+        one.create(ObjectID.from_random(), 10)
+    assert two.list() == {} and one._drafts == {}
+    one._connection = connection  # a client that has not disconnected yet
+    monkeypatch.setattr(plasma, "Events", lambda *rest: make_and_disconnect(make_events, *rest))
+    with pytest.raises(OSError, match="disconnected"):
+        one.subscribe()
+    assert one._events is None
+
+
 def test_without_pyarrow(daemon, script):
     result = script(
         "import sys\nsys.modules['pyarrow'] = None\n"

@@ -165,7 +165,12 @@ class PlasmaClient:
         """
         draft = self._draft(object_id, data_size, bytes(metadata))
         with self._lock:
-            self._drafts[object_id] = draft
+            connected = self._connection is not None
+            if connected:
+                self._drafts[object_id] = draft
+        if not connected:  # another thread was faster, and did not know of this draft
+            _abort(draft)
+            self._store  # noqa: B018 - raises
         return _buffer(draft[:data_size])
 
     def _draft(self, object_id: ObjectID, data_size: int, metadata: bytes) -> SharedArray:
@@ -408,10 +413,7 @@ class PlasmaClient:
             drafts, self._drafts = [*self._drafts.values()], {}
             events, self._events = self._events, None
         for draft in drafts:
-            lease = lease_of(draft)
-            if lease is not None:
-                with suppress(Error):  # deleted by somebody else, or the daemon is gone
-                    lease.abort()  # also if its buffer is still there
+            _abort(draft)
         if events is not None:
             events.close()
 
@@ -419,7 +421,14 @@ class PlasmaClient:
 
     def subscribe(self) -> None:
         """From now on, notes which objects are sealed and deleted; see the next methods."""
-        self._events = Events(self._store)
+        events = Events(self._store)
+        with self._lock:
+            connected = self._connection is not None
+            if connected:
+                self._events = events
+        if not connected:
+            events.close()
+            self._store  # noqa: B018 - raises
 
     def get_next_notification(self) -> Note:
         """Waits for the next: id, data size and metadata size; -1 and -1 for a deleted object."""
@@ -456,6 +465,14 @@ def connect(store_socket_name: str, num_retries: int = -1) -> PlasmaClient:
             if tries <= 0:
                 raise
         pause.wait(0.1)
+
+
+def _abort(draft: SharedArray) -> None:
+    """Drops a draft, also if its buffer is still there."""
+    lease = lease_of(draft)
+    if lease is not None:
+        with suppress(Error):  # deleted by somebody else, or the daemon is gone
+            lease.abort()
 
 
 def _no_context(context: Any) -> None:
