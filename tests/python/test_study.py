@@ -3,6 +3,7 @@ same, statistics and keys are right, and what the study claims beside times is s
 
 import importlib
 import json
+import multiprocessing
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -11,7 +12,7 @@ import pytest
 from conftest import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = ("engine", "paths", "schedulers", "study", "report", "checks", "chart")
+MODULES = ("engine", "paths", "schedulers", "study", "report", "checks", "chart", "bounds")
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +153,13 @@ def test_killed_workers_leave_nothing(bench, shm):
         "apps_killed_workers_left_bytes": 0,
         "apps_killed_clean": 1,
     }
+
+
+def test_a_failed_measurement_leaves_no_process(bench, shm, monkeypatch):
+    def fails(*arguments):
+        raise KeyError("half-way")
+
+    monkeypatch.setattr(bench["bounds"], "timed_after_products", fails)  # pickle refuses it
+    with pytest.raises(Exception, match="fails"):
+        bench["bounds"].after_products("quick")
+    assert multiprocessing.active_children() == []

@@ -40,7 +40,7 @@ def arguments():
 
 def main():
     options = arguments()
-    ending.on_sigterm()
+    ending.on_signals()
     mode = "full" if options.full else "quick" if options.quick else "default"
     cells = [cell for cell in study.cells(mode) if (options.only or "") in cell.label]
     for cell in cells:

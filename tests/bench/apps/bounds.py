@@ -80,12 +80,14 @@ def after_products(mode):
         for other in others:
             other.start()
         its.close()
-        with engine.FORK.Pool(1) as pool:
-            taken = pool.apply(timed_after_products, (handles, size, mine))
-        stop.set()
-        mine.close()
-        for other in others:
-            other.join()
+        try:
+            with engine.FORK.Pool(1) as pool:
+                taken = pool.apply(timed_after_products, (handles, size, mine))
+        finally:  # `compute` would go on for ever
+            stop.set()
+            mine.close()
+            for other in others:
+                other.join()
         for key, values in taken.items():
             found[f"apps_after_{study.size_text(size)}_{key}_ms"] = statistics.median(values) * 1000
     return found
