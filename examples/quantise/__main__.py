@@ -127,7 +127,7 @@ def print_table(store, copies):
 
 def main():
     job = parse_arguments()
-    ending.on_sigterm()
+    ending.on_signals()
     names = " and ".join(pictures.photographs())
     print(f"Colour quantisation of two photographs ({names}), tiled {job.tiles // 2} times each")
     print(f"{job.colours} colours, {job.rounds} rounds, {job.workers} worker processes\n")

@@ -66,7 +66,7 @@ def run(program, options):
     except backends.Missing as missing:
         print(missing, file=sys.stderr)
         return 3
-    ending.on_sigterm()
+    ending.on_signals()
     stores = node_count(kind, options)
     if kind.crosses_nodes and stores > options.workers:
         print(f"--nodes {stores}: needs as many --workers, here {options.workers}", file=sys.stderr)

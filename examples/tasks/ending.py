@@ -14,35 +14,55 @@ REMOVE_S = 10  # how long others may go on writing into a folder that is to be r
 
 _folders = set()
 _process = os.getpid()
+_postponing = 0  # How many blocks are.
+_came = []  # Signals, meanwhile.
 
 
-def on_sigterm():
-    """From now on SIGTERM ends this program as an exception does, so that the blocks it is in stop
-    their daemons and workers. Not its forked children: those have nothing to stop."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+def on_signals():
+    """From now on SIGTERM ends this program as an exception does, as SIGINT does anyway, so that
+    the blocks it is in stop their daemons and workers; and both can be `postponed`. Not its forked
+    children: those have nothing to stop."""
+    handled = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored
+        handled.append(signal.SIGINT)
+    before = {number: signal.signal(number, _end) for number in handled}
+
+    def in_child():
+        global _postponing
+        _postponing = 0
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    os.register_at_fork(after_in_child=in_child)
+
+
+def _end(number, frame):
+    if _postponing:
+        _came.append(number)
+    elif number == signal.SIGINT:
+        raise KeyboardInterrupt
+    else:
+        sys.exit(128 + number)
 
 
 @contextlib.contextmanager
 def postponed():
     """SIGINT and SIGTERM do what they do at the end of the block: a program that they ended right
     after it started a process would not know of it. Elsewhere than in the main thread no signal's
-    exception comes anyway."""
+    exception comes anyway. No handler is exchanged: a signal in between would leave one behind."""
+    global _postponing
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came = []
-    before = {
-        number: signal.signal(number, lambda number, frame: came.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    _postponing += 1
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for number in came:
-            signal.raise_signal(number)
+        _postponing -= 1
+        if _came and not _postponing:
+            first = _came[0]
+            _came.clear()
+            signal.raise_signal(first)
 
 
 def make_folder(place=None):

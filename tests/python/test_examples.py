@@ -179,7 +179,7 @@ class Popen(subprocess.Popen):  # its caller has not got the process yet
         os.kill(os.getpid(), int(sys.argv[2]))
 
 subprocess.Popen = Popen
-ending.on_sigterm()
+ending.on_signals()
 with nodes.started(1):
     print("it went on")
 """
@@ -203,6 +203,45 @@ def test_a_program_that_is_ended_at_the_start_of_a_daemon_stops_it(number, tmp_p
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
+
+
+BETWEEN = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from tasks import ending
+
+numbers = (signal.SIGINT, signal.SIGTERM)
+ending.on_signals()
+before = [signal.getsignal(number) for number in numbers]
+exchange = signal.signal
+def and_sigterm(number, handler):
+    found = exchange(number, handler)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return found
+signal.signal = and_sigterm
+try:
+    with ending.postponed():
+        pass
+except SystemExit:
+    pass
+assert [signal.getsignal(number) for number in numbers] == before
+for number, kind in zip(numbers, (KeyboardInterrupt, SystemExit)):
+    reached = False
+    try:
+        with ending.postponed():
+            os.kill(os.getpid(), number)
+            reached = True
+        print("it went on")
+    except kind:
+        print(reached)
+"""
+
+
+def test_no_signal_leaves_the_others_postponed():
+    done = subprocess.run(
+        [sys.executable, "-c", BETWEEN, str(EXAMPLES)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "True\nTrue\n"), done.stderr
 
 
 def descendants(pid):
