@@ -6,6 +6,7 @@ import multiprocessing.forkserver
 import os
 import pickle
 import signal
+import threading
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 import shmstore
-from conftest import wait_until
+from conftest import PATIENCE, wait_until
 from shmstore import SharedArray, _array, _connect
 
 joblib = pytest.importorskip("joblib")
@@ -381,6 +382,32 @@ def test_an_array_of_another_store_that_comes_back_stays(store):
 
 def with_a_new_one(x):
     return x, x + 1
+
+
+def test_a_fork_while_another_thread_pickles(store):
+    """As a pool does that starts a worker in place of one that ended."""
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with shmstore.joblib._lock:
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            signal.alarm(PATIENCE)
+            with sharing():
+                status = 0
+        finally:
+            os._exit(status)
+    done.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_joblib_is_as_it_was_afterwards(store):

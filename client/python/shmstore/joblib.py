@@ -13,6 +13,7 @@ threads have nothing to gain and are left alone.
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import threading
 import time
@@ -100,6 +101,14 @@ def _wanted(error: Exception) -> Exception:
 
 _lock = threading.RLock()
 _scopes: list[_Scope] = []
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.RLock()  # Whoever pickled an argument at that moment is not here.
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class _Scope:
