@@ -113,12 +113,14 @@ class SharedArray(_ext.ArrayBase):
     Pickling sends a handle of at most 200 bytes instead of the data (for views up to four
     dimensions) and takes a hand-over lease, so that the array lives for the receiver for the
     client's ``grace``, 60 s unless set, even if the sender lets go. Opening a handle begins the
-    time anew: there may be more who open it. Only what multiprocessing's queues, pipes and pools
-    carry has one receiver, and lives no longer than that one wants. The receiver gets the same
-    memory: a draft it can write to, a mutable array writable if this view is, otherwise a read-only
-    array. Pickled by value: what has no lease, private copies (mode ``"c"``), views with a stride
-    of zero, and arrays that were deleted or replaced, or are sealed and outlived their daemon:
-    nobody can attach to these any more. What others may write and the daemon is gone: Disconnected.
+    time anew: there may be more who open it. (Up to 10 s less, and not at all with a shorter grace,
+    where a process has the array open and does not ask the store.) Only what multiprocessing's
+    queues, pipes and pools carry has one receiver, and lives no longer than that one wants. The
+    receiver gets the same memory: a draft it can write to, a mutable array writable if this view
+    is, otherwise a read-only array. Pickled by value: what has no lease, private copies (mode
+    ``"c"``), views with a stride of zero, and arrays that were deleted or replaced, or are sealed
+    and outlived their daemon: nobody can attach to these any more. What others may write and the
+    daemon is gone: Disconnected.
     ``copy.copy`` and ``copy.deepcopy`` give plain ndarrays.
 
     A ``with`` block seals a draft that this process created when it ends, or drops it on an
