@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 from conftest import wait_until
 
+SVG = "http://www.w3.org/2000/svg"
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = ("engine", "paths", "schedulers", "study", "report", "checks", "chart", "bounds")
 
@@ -94,12 +95,20 @@ def assert_all_text_is_inside(drawing):
     """Nothing is cut off, in a font whose letters are 0.65 of its size wide."""
     picture = ElementTree.fromstring(drawing)
     wide = float(picture.get("viewBox").split()[2])
-    for each in picture.iter("{http://www.w3.org/2000/svg}text"):
+    for each in picture.iter(f"{{{SVG}}}text"):
         length = 0.65 * float(each.get("font-size")) * len(each.text)
         before = {"start": 0, "middle": 0.5, "end": 1}[each.get("text-anchor")] * length
         start = float(each.get("x")) - before
         turned = each.get("x") == "16.0"  # the axis at the left edge: its text runs upwards
         assert turned or (start >= 0 and start + length <= wide), each.text
+
+
+@pytest.mark.parametrize("value", [1e-6, 0.0101, 0.04, 0.3, 7, 900])
+def test_labels_of_an_axis_are_inside(bench, value):
+    chart = bench["chart"]
+    lines = {"shmstore": [value, 3 * value]}
+    inside = chart.panel(chart.LEFT, "title", "ms", ["a", "b"], lines, 2)
+    assert_all_text_is_inside(f'<svg xmlns="{SVG}" viewBox="0 0 1200 410">{inside}</svg>')
 
 
 def test_welch(bench):

@@ -94,7 +94,8 @@ def panel(left, title, unit, labels, lines, base):
     for power in range(low, high + 1):
         y = place(0, base**power)[1]
         parts.append(f'<path d="M{left} {y:.1f}h{WIDTH}" stroke="#dddddd"/>')
-        parts.append(text(left - 6, y + 4, f"{float(base) ** power:g}", "end"))
+        tick = f"{float(base) ** power:{'g' if power >= 0 else '.3g'}}"
+        parts.append(text(left - 6, y + 4, tick, "end", 10))
     for n, label in enumerate(labels):
         parts.append(text(place(n, base**low)[0], TOP + HEIGHT + 18, label, "middle"))
     for name, line in lines.items():
