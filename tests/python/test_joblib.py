@@ -28,6 +28,11 @@ from shmstore.joblib import sharing  # noqa: E402
 LARGE = 200_000  # 1.6 MB as float64
 METHODS = ("fork", "spawn", "forkserver")
 
+# FAILING: only one task fails at a time where the backend is multiprocessing. After the first
+# failure joblib terminates the pool, and a worker that is just sending its own result may be ended
+# with the lock of the queue in its hand, for which Pool.terminate then waits for ever; with or
+# without the store, about once in some hundred calls on a busy machine (Python 3.11, joblib 1.6).
+
 
 @pytest.fixture(params=["loky", "multiprocessing"])
 def backend(request):
@@ -160,7 +165,7 @@ def test_modes(store, backend):
         together = Parallel(**options, mmap_mode="r+")(delayed(tweak)(x) for _ in range(4))
         assert max(together) > 1 and x[0] == 0
         with pytest.raises(ValueError):
-            Parallel(**options, mmap_mode="r")(delayed(tweak)(x) for _ in range(2))
+            Parallel(**options, mmap_mode="r")([delayed(tweak)(x)])  # see FAILING
 
 
 def test_an_array_changed_between_calls(store, backend):
@@ -213,7 +218,7 @@ def test_results_given_back(store):
 def test_exceptions_of_tasks(store, backend):
     x = np.arange(float(LARGE))
     with sharing(), pytest.raises(ZeroDivisionError):
-        Parallel(2, backend=backend)(delayed(fail)(x) for _ in range(3))
+        Parallel(2, backend=backend)([delayed(fail)(x)])  # see FAILING
     with sharing():
         assert Parallel(2, backend=backend)(delayed(total)(x, 0) for _ in range(2))[0] == x.sum()
 
@@ -328,7 +333,7 @@ def test_a_full_store_without_fallback(tmp_path, store, backend, way):
                 parallel = Parallel(2, backend=backend, return_as=way)
                 list(parallel(delayed(total)(x, 0) for _ in range(2)))
             with pytest.raises(shmstore.NoCapacity, match="fallback=False.*make room"):
-                Parallel(2, backend=backend)(delayed(make)(i) for i in range(2))
+                Parallel(2, backend=backend)([delayed(make)(0)])  # see FAILING
     get_reusable_executor().shutdown(wait=True)
 
 
