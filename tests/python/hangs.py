@@ -11,6 +11,7 @@ import contextlib
 import faulthandler
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,8 @@ def pytest_unconfigure(config):
         for child in descendants(_own):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
+        config.get_terminal_writer().flush()
+        sys.stdout.flush()
         os._exit(1)
 
 

@@ -43,6 +43,7 @@ def test_a_hang_is_a_failed_test(tmp_path):
             os.environ,
             PYTHONPATH=str(Path(hangs.__file__).parent),
             SHMSTORE_TEST_LIMIT="2",
+            PYTHONUNBUFFERED="",  # as in a log file: what is not flushed would be lost
         ),
         stdin=subprocess.DEVNULL,
         capture_output=True,  # ends only when the children have ended, too
