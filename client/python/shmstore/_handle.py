@@ -74,7 +74,7 @@ def reduce_array(array: SharedArray, protocol: Any, once: bool = False) -> Any:
     if len(pickle.dumps(tuple(arguments), 2)) + _PICKLE_BYTES > _HANDLE_BYTES_MAX:
         arguments[4] = None
     try:
-        _hand_over(lease, once)
+        lease.handover(once)
     except (NotFound, Aborted):  # Deleted or replaced: nobody can attach to it any more.
         return _by_value(array, protocol)
     except Disconnected:  # As little; but a copy of what may be written would go unnoticed.
@@ -102,16 +102,6 @@ def _mode(array: SharedArray, lease: _ext.Lease) -> str:
     if array.flags.writeable:
         return "w"
     return "W" if lease.state == "draft" else "r"
-
-
-def _hand_over(lease: _ext.Lease, once: bool) -> None:
-    """Keeps the array for whoever gets its handle."""
-    if not lease.inherited:
-        lease.handover(once)
-        return
-    # The lease belongs to the process this one was forked from: take one here, for the moment.
-    client = _connect.client_of(lease.store_id, None)
-    client._ext.attach_id(lease.id, lease.store_id, "h", 0, False).handover(once)
 
 
 def open(  # noqa: A001 - the name counts in every handle

@@ -14,7 +14,7 @@ from . import _connect, _ext, _handle
 from ._array import SharedArray, lease_around
 from ._dtype import dtype_of
 from ._errors import Disconnected, InvalidArgument, NotFound
-from ._handle import _hand_over, _host, _not_found, _where
+from ._handle import _host, _not_found, _where
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -130,7 +130,7 @@ class Handle:
 def reduce_handle(handle: Handle, once: bool = False) -> Any:
     """``handle.__reduce__()``. ``once``: what is pickled goes to one receiver."""
     lease = handle._lease
-    _hand_over(lease, once)
+    lease.handover(once)
     return open_handle, (lease.store_id, lease.id, _host(), _connect.handle_path(lease))
 
 
