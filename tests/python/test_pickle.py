@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Daemon
+from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
 import shmstore
 from shmstore import SharedArray, _handle
+from shmstore._array import lease_of
 
 PROTOCOLS = range(2, pickle.HIGHEST_PROTOCOL + 1)
 
@@ -44,6 +46,25 @@ VIEWS = {
     "nothing": lambda x: x[8:, 6:],
     "0d": lambda x: x[1:2, 1:2].reshape(()),
     "ufortran": lambda x: x.T[2:],
+    "axis in front": lambda x: x[None],
+    "axis between": lambda x: x[:, None],
+    "axis behind": lambda x: x[..., None],
+    "axes of a column": lambda x: x[:, 1:2, None],
+    "axis of nothing": lambda x: x[5:5][None],
+    "expand_dims": lambda x: np.expand_dims(x, (0, 2)),
+    "atleast_3d": lambda x: np.atleast_3d(x),
+    "reshaped": lambda x: x.reshape(1, 48, 1),
+    "ravelled": lambda x: x.ravel(),
+    "swapped": lambda x: x[None].swapaxes(0, 2),
+    "moved": lambda x: np.moveaxis(x[:, :, None], 2, 0),
+    "squeezed": lambda x: x[1:2].squeeze(),
+    "squeezed column": lambda x: np.squeeze(x[:, 2:3], axis=1),
+    "squeezed to 0d": lambda x: x[1:2, 1:2].squeeze(),
+    "diagonal": lambda x: x.diagonal(),
+    "real": lambda x: x.view("c16").imag,
+    "broadcast": lambda x: np.broadcast_to(x[0], (5, 6), subok=True),
+    "strides of zero": lambda x: as_strided(x, (3, 2, 2), (48, 0, 8), subok=True),
+    "overlapping": lambda x: sliding_window_view(x, 3, axis=0, subok=True),
 }
 
 
@@ -61,6 +82,39 @@ def test_views(client, view):
         assert w.dtype == v.dtype and w.shape == v.shape and np.array_equal(w, v)
         assert w.strides == v.strides or v.size == 0
         assert w.size == 0 or np.shares_memory(w, v)
+
+
+#: numpy makes these read-only.
+READ_ONLY = ("broadcast", "diagonal", "overlapping")
+
+
+@pytest.mark.parametrize("view", sorted(VIEWS.keys() - READ_ONLY))
+def test_views_are_written_by_whoever_gets_them(client, view):
+    """Also with new axes, whose stride is 0 to numpy, and squeezed ones, which it makes plain."""
+    x = client.create("x", (8, 6), "f8", mutable=True)
+    x[:] = 0
+    v = VIEWS[view](x)
+    assert type(v) is SharedArray
+    pickle.loads(pickle.dumps(v))[...] = 1
+    assert (v == 1).all() and (v.size == 0 or x.any())
+
+
+def test_a_worker_writes_to_a_view_with_new_axes(shm, script):
+    x = shm.create("x", (1000, 300), "f8", mutable=True)
+    x[:] = 0
+    data = pickle.dumps([x[None], x[:, None].squeeze()])
+    assert len(data) < 500
+    result = script(f"import pickle; a, b = pickle.loads({data!r}); a[0, 0] = 1; b[1] = 2")
+    assert result.returncode == 0, result.stderr
+    assert (x[0] == 1).all() and (x[1] == 2).all()
+
+
+def test_squeeze_of_computed_and_foreign_arrays_is_plain(client):
+    x = client.put("x", np.arange(6.0).reshape(1, 6))
+    for y in ((x + 1).squeeze(), np.frombuffer(b"abc", "u1").view(SharedArray)[None].squeeze(),
+              np.sum(x, axis=0), np.sqrt(x), np.add(x, 1, out=np.empty((1, 6)))):  # fmt: skip
+        assert type(y) is np.ndarray or lease_of(y) is None
+    assert type(x.sum()) is np.float64 and type(np.add(x[0, 0:1].squeeze(), 1)) is np.float64
 
 
 def test_fields_of_structured_arrays(client):
@@ -137,10 +191,9 @@ def test_by_value(client, daemon):
     private = client.attach("x", "c")
     private[0] = 9
     foreign = np.arange(3.0).view(SharedArray)
-    broadcast = np.broadcast_to(x[0], (5, 4), subok=True)
     released = client.put("y", [1.0])
     assert shmstore.release(released)
-    for array in (private, foreign, broadcast, x + 1, x[x > 3], released, np.asarray(x)):
+    for array in (private, foreign, x + 1, x[x > 3], released, np.asarray(x)):
         for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
             y = pickle.loads(pickle.dumps(array, protocol))
             assert type(y) is np.ndarray and np.array_equal(array, y)

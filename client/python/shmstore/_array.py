@@ -118,9 +118,8 @@ class SharedArray(_ext.ArrayBase):
     queues, pipes and pools carry has one receiver, and lives no longer than that one wants. The
     receiver gets the same memory: a draft it can write to, a mutable array writable if this view
     is, otherwise a read-only array. Pickled by value: what has no lease, private copies (mode
-    ``"c"``), views with a stride of zero, and arrays that were deleted or replaced, or are sealed
-    and outlived their daemon: nobody can attach to these any more. What others may write and the
-    daemon is gone: Disconnected.
+    ``"c"``), and arrays that were deleted or replaced, or are sealed and outlived their daemon:
+    nobody can attach to these any more. What others may write and the daemon is gone: Disconnected.
     ``copy.copy`` and ``copy.deepcopy`` give plain ndarrays.
 
     A ``with`` block seals a draft that this process created when it ends, or drops it on an

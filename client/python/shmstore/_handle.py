@@ -56,7 +56,7 @@ elsewhere: Optional[Callable[[NotFound, tuple[Any, ...]], Any]] = None
 def reduce_array(array: SharedArray, protocol: Any, once: bool = False) -> Any:
     """``array.__reduce_ex__(protocol)``. ``once``: what is pickled goes to one receiver."""
     lease = lease_around(array)
-    if lease is None or lease.access == "c" or 0 in array.strides:
+    if lease is None or lease.access == "c":
         return _by_value(array, protocol)
     view: Optional[View] = None
     if not _is_whole(array, lease):

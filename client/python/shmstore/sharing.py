@@ -262,7 +262,7 @@ def plain(x: Any) -> NDArray[Any]:
 def in_store(x: Any) -> bool:
     """Whether pickling a SharedArray of this memory sends a handle."""
     lease = lease_around(x)
-    return lease is not None and lease.access != "c" and 0 not in x.strides
+    return lease is not None and lease.access != "c"
 
 
 def _of_store(x: NDArray[Any]) -> NDArray[Any]:

@@ -71,9 +71,13 @@ PyObject* subscript(PyObject* self, PyObject* key) {
   return plain_result(ndarray->tp_as_mapping->mp_subscript(self, key));
 }
 
+/// A view that numpy has made plain, as `squeeze` does before it asks, is one of our type again.
 /// Zero-dimensional results are scalars, as they are for plain arrays. numpy 2 says when
 /// (`return_scalar`); before, always.
-PyObject* wrap_result(PyObject* array, int return_scalar) {
+PyObject* wrap_result(PyObject* self, PyObject* array, int return_scalar) {
+  if (return_scalar <= 0 && Py_TYPE(array) == ndarray && has_lease(array)) {
+    return PyObject_CallMethodObjArgs(array, name_view, Py_TYPE(self), nullptr);
+  }
   if (return_scalar < 0) {
     PyObject* shape = PyObject_GetAttr(array, name_shape);
     if (shape == nullptr) return nullptr;
@@ -97,7 +101,7 @@ PyObject* array_wrap(PyObject* self, PyObject* const* args, Py_ssize_t count) {
   }
   const int return_scalar = count == 3 ? PyObject_IsTrue(args[2]) : -1;
   if (count == 3 && return_scalar < 0) return nullptr;
-  return wrap_result(args[0], return_scalar);
+  return wrap_result(self, args[0], return_scalar);
 }
 
 /// __array_function__(func, types, args, kwargs)
@@ -126,7 +130,7 @@ PyCFunction function_of(PyObject* (*function)(PyObject*, PyObject* const*, Py_ss
 PyMethodDef array_methods[] = {
     {"__array_wrap__", function_of(&array_wrap), METH_FASTCALL,
      "__array_wrap__($self, array, context=None, return_scalar=False, /)\n--\n\n"
-     "Results of ufuncs are plain arrays."},
+     "Results of ufuncs are plain arrays, views of shared memory are not."},
     {"__array_function__", function_of(&array_function), METH_FASTCALL,
      "__array_function__($self, func, types, args, kwargs, /)\n--\n\n"
      "Results of numpy's functions are plain arrays, unless they are views."},

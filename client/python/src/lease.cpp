@@ -201,6 +201,11 @@ void count_buffer(nb::handle array, int change) {
   if (end.is_valid()) nb::inst_ptr<Lease>(end)->count_export(change);
 }
 
+bool has_lease(nb::handle array) {
+  bool alone = true;
+  return chain_end(array, alone).is_valid();
+}
+
 bool release_array(nb::handle array) {
   const Py_ssize_t references = Py_REFCNT(array.ptr());
   const bool shared = is_shared_array(array);

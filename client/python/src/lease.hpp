@@ -93,6 +93,9 @@ class Lease {
 /// any.
 void count_buffer(nb::handle array, int change);
 
+/// Whether the memory of `array` is that of a lease, valid or not.
+bool has_lease(nb::handle array);
+
 /// Ends the lease under `array`, a SharedArray, if nothing but the caller refers to it: no other
 /// name or container, no view of it, no buffer. `array` is empty then. False: nothing was changed.
 /// Raises InvalidArgument for what has nothing to do with the store.
