@@ -20,8 +20,8 @@ _spec = importlib.util.spec_from_file_location("minicompss_run", HERE / "minicom
 minicompss = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(minicompss)
 
-_problem = minicompss.why_not(minicompss.where())
-needs_sources = pytest.mark.skipif(_problem is not None, reason=str(_problem))
+problem = minicompss.why_not(minicompss.where())
+needs_sources = pytest.mark.skipif(problem is not None, reason=str(problem))
 
 
 @pytest.fixture(scope="session")
