@@ -22,7 +22,7 @@ CASES = [case for page in PAGES for case in guides.cases(page, (ROOT / page).rea
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory):
-    """Where the C++ library is installed; nothing in build/release changes, its manifest neither."""
+    """Where the C++ library is installed; build/release stays as it is, its manifest too."""
     build = ROOT / "build" / "release"
     if not (build / "lib" / "libshmstore.so").exists():
         pytest.skip("build/release has no library: tools/test builds it")
