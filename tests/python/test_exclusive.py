@@ -345,61 +345,6 @@ def test_others_do_not_seal_while_it_is_held(client, grid, worker):
         code.seal(False, 0)  # not held for writing; the daemon is not even asked
 
 
-ENDS = {
-    "release": "shm.release(x)",
-    "del": "del x",
-    "exit": "sys.exit()",
-    "global": "y = [x[1:]]; y.append(y); sys.exit(3)",
-    "thread": "threading.Thread(target=lambda: x[0]).start(); sys.exit(1)",
-    "with": "\nwith x: x[0] = 1\nos._exit(0)",
-    "handled": "\ntry: raise ValueError\nexcept ValueError: pass\nsys.exit(0)",
-}
-BREAKS = {
-    "uncaught": "raise ValueError",
-    "with": "\nwith x: raise ValueError",
-    "caught behind with": "\ntry:\n  with x: raise ValueError\nexcept ValueError: pass",
-    "_exit": "os._exit(0)",
-    "kill": "os.kill(os.getpid(), 9)",
-    "interrupt in with": "\nwith x: raise KeyboardInterrupt",
-}
-START = (
-    "import os, sys, threading; import shmstore as shm\n"
-    "x = shm.attach('grid', 'r+', exclusive=True); x[0] = 9; "
-)
-
-
-@pytest.mark.parametrize("end", ENDS)
-def test_ends_that_hand_over(client, grid, script, end):
-    for _ in range(5):
-        script(START + ENDS[end])
-        assert client.attach(grid, "r+", exclusive=True)[0] in (1, 9)
-
-
-@pytest.mark.parametrize("end", BREAKS)
-def test_ends_that_break(client, grid, script, end):
-    script(START + BREAKS[end])
-    wait_until(lambda: not client.holders(grid), "the end of the lease")
-    assert client.info(grid)["state"] == "broken"
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_children_of_multiprocessing_hand_over(client, grid, script, method, tmp_path):
-    source = tmp_path / "held.py"
-    source.write_text(
-        "import multiprocessing\n"
-        "import shmstore as shm\n"
-        "def work():\n"
-        "    global x\n"
-        "    x = shm.attach('grid', 'r+', exclusive=True)\n"
-        "    x[:] = 4\n"
-        "if __name__ == '__main__':\n"
-        f"    child = multiprocessing.get_context({method!r}).Process(target=work)\n"
-        "    child.start(); child.join()\n"
-    )
-    script(f"import runpy; runpy.run_path({str(source)!r}, run_name='__main__')")
-    assert (client.attach(grid, timeout=0) == 4).all()
-
-
 def test_what_is_left_behind_a_with_block(client, grid, worker):
     with client.attach(grid, "r+", exclusive=True) as x:
         view = x[10:]

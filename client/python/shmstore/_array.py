@@ -126,7 +126,9 @@ class SharedArray(_ext.ArrayBase):
     exception. It hands over an array that was attached exclusively, or leaves it broken on an
     exception; the array and its views are private from then on and not to be used. For other arrays
     the end of the block does nothing. At the end of the interpreter exclusive arrays are handed
-    over as well, but left broken by an uncaught exception.
+    over as well, but left broken by an uncaught exception; so is what a thread attached that ends
+    by one. An exception that somebody catches is not seen without a ``with`` block: the array is
+    handed over like any that nobody refers to any more.
 
     Threads: like any ndarray. Fork: a child reads what it inherited; nothing it does with it ends
     the parent's lease.

@@ -1,8 +1,10 @@
 """Exclusive leases of this process, and their end: let go while arrays on them may still exist, at
 the end of a ``with`` block and of the interpreter.
 
-What is half-written must not be taken for whole: a block that ends by an exception, and a program
-that does, leave the array broken, as a killed process does.
+What is half-written must not be taken for whole. So these leave the array broken, as a killed
+process does: a block that ends by an exception, a program that does, a child of multiprocessing
+that does (or by ``sys.exit`` with a status that is not 0; of a program Python does not tell), and a
+thread that does, for what it attached. An exception that somebody catches is not seen.
 """
 
 from __future__ import annotations
@@ -10,13 +12,23 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
 import weakref
-from typing import Any
+from typing import Any, NamedTuple, Optional
 
 from . import _ext
 
-_leases: dict[int, weakref.ref[_ext.Lease]] = {}  # by the object's address: they do not compare
+
+class _Held(NamedTuple):
+    lease: weakref.ref[_ext.Lease]
+    thread: weakref.ref[threading.Thread]  #: which attached
+
+
+_leases: dict[int, _Held] = {}  # by the object's address: they do not compare
 _finalizes_for = 0  # the process that has told multiprocessing
+_hooked: Any = None  # threading.excepthook as it was before this module's
+_told_before_fork: Optional[BaseException] = None  # sys.last_value of the parent
+_handled_at_fork = (0, 0)  # ids of the exception that the parent was handling, and of its traceback
 
 
 def note(lease: _ext.Lease) -> _ext.Lease:
@@ -26,8 +38,9 @@ def note(lease: _ext.Lease) -> _ext.Lease:
     def forget(_: Any) -> None:
         _leases.pop(address, None)
 
-    _leases[address] = weakref.ref(lease, forget)
+    _leases[address] = _Held(weakref.ref(lease, forget), weakref.ref(threading.current_thread()))
     _tell_multiprocessing()
+    _tell_threading()
     return lease
 
 
@@ -37,18 +50,42 @@ def let_go(lease: _ext.Lease, half_written: bool) -> None:
     lease.let_go(half_written)
 
 
+def _let_go_of(held: _Held, half_written: bool) -> None:
+    lease = held.lease()
+    # Sealed meanwhile, or released.
+    if lease is None or lease.access != "x" or not lease.valid or lease.inherited:
+        return
+    try:
+        let_go(lease, half_written)
+    except Exception:
+        # The end of the process ends the lease as well, and says that it was not let go.
+        pass
+
+
 def _let_go_of_all() -> None:
-    uncaught = hasattr(sys, "last_value") and not (sys.flags.interactive or hasattr(sys, "ps1"))
-    for ref in list(_leases.values()):
-        lease = ref()
-        # Sealed meanwhile, or released.
-        if lease is None or lease.access != "x" or not lease.valid or lease.inherited:
-            continue
-        try:
-            let_go(lease, uncaught)
-        except Exception:
-            # The end of the process ends the lease as well, and says that it was not let go.
-            pass
+    failed = _ends_by_exception()
+    for held in list(_leases.values()):
+        _let_go_of(held, failed)
+
+
+def _ends_by_exception() -> bool:
+    """Whether this process is ending by one that nobody caught; asked while it ends."""
+    told = getattr(sys, "last_value", None)
+    if told is not None and told is not _told_before_fork:
+        return not (sys.flags.interactive or hasattr(sys, "ps1"))
+    # multiprocessing finalizes while the exception of its target is under way. A child that was
+    # forked by a handler of another exception is below that handler for ever.
+    error = sys.exc_info()[1]
+    if error is None or (id(error), id(error.__traceback__)) == _handled_at_fork:
+        return False
+    return _is_failure(error)
+
+
+def _is_failure(error: Optional[BaseException]) -> bool:
+    return not (isinstance(error, SystemExit) and error.code in (None, 0))
+
+
+# --- the ends that Python's own exit functions do not see -----------------------------------------
 
 
 def _tell_multiprocessing() -> None:
@@ -58,7 +95,41 @@ def _tell_multiprocessing() -> None:
     if util is None or _finalizes_for == os.getpid():
         return
     _finalizes_for = os.getpid()
-    util.Finalize(None, _let_go_of_all, exitpriority=0)
+    util.Finalize(None, _finalize, exitpriority=0)
+
+
+def _finalize() -> None:
+    # multiprocessing waits for threads only after this, and they may be writing.
+    for held in list(_leases.values()):
+        thread = held.thread()
+        if thread is None or thread.daemon or thread is threading.current_thread():
+            continue
+        if thread is not threading.main_thread():
+            thread.join()
+    _let_go_of_all()
+
+
+def _tell_threading() -> None:
+    """A thread that fails is not the end of the program, but of what it was writing."""
+    global _hooked
+    if _hooked is None:  # Once: whoever replaces the hook later may call this one.
+        _hooked, threading.excepthook = threading.excepthook, _thread_failed
+
+
+def _thread_failed(args: Any) -> Any:
+    if _is_failure(args.exc_value):
+        for held in list(_leases.values()):
+            if args.thread is not None and held.thread() is args.thread:
+                _let_go_of(held, True)
+    return _hooked(args)
+
+
+def _after_fork_in_child() -> None:
+    global _told_before_fork, _handled_at_fork
+    error = sys.exc_info()[1]
+    _told_before_fork = getattr(sys, "last_value", None)
+    _handled_at_fork = (id(error), id(error.__traceback__) if error is not None else 0)
 
 
 atexit.register(_let_go_of_all)
+os.register_at_fork(after_in_child=_after_fork_in_child)
