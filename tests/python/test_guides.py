@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sysconfig
+import textwrap
 import xml.etree.ElementTree
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from guides import PAGES, ROOT
 from pycompss_tree import problem as no_compss
 from pycompss_tree import application, tree  # noqa: F401 - fixtures
 
+import shmstore
 from shmstore import pycompss
 
 CASES = [case for page in PAGES for case in guides.cases(page, (ROOT / page).read_text())]
@@ -92,6 +94,14 @@ def wait_until_gone(daemon, pid):
         return not any(h["pid"] == pid for id in arrays for h in client.holders(id=id))
 
     wait_until(gone, "the end of the terminal's session")
+
+
+def test_the_example_of_the_package_runs(surroundings, tmp_path):
+    """What help(shmstore) begins with."""
+    [code] = re.findall(r"(?:^    .*\n|^\n(?=    ))+", shmstore.__doc__, re.M)
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    guides.run(*page(f"```python\n{textwrap.dedent(code)}```"), folder, surroundings)
 
 
 def page(text):
