@@ -42,7 +42,11 @@ Result<void> Lease::seal(const SealOptions& options) {
                       "seal: an earlier hard seal failed half-way; the draft is lost");
   }
   const bool hard = options.hard || hard_ || (perms_ & 077U) != 0;
-  if (!hard || bytes_ == 0) return send_seal(hard, options);
+  if (!hard || bytes_ == 0) {
+    Result<void> sealed = send_seal(hard, options);
+    if (!sealed || array_state_ == shmstore::State::sealed) return sealed;
+    hard_ = true;  // Others could open it meanwhile, or one of them wrote it: the daemon knows.
+  }
 
   if (Result<void> swapped = swap_map(true, Op::seal); !swapped) return swapped;
   Result<void> sealed = send_seal(true, options);
@@ -95,6 +99,10 @@ Result<void> Lease::send_seal(bool hard, const SealOptions& options) {
     return make_error(ErrorCode::protocol_error, "reply: its length is wrong");
   }
   std::memcpy(&reply, call.body().data(), sizeof reply);
+  if (static_cast<shmstore::State>(reply.state) != shmstore::State::sealed) {
+    if (done && hard) return make_error(ErrorCode::protocol_error, "reply: it is not sealed");
+    return done;
+  }
   version_ = reply.version;
   seal_ = static_cast<Seal>(reply.seal);
   array_state_ = shmstore::State::sealed;

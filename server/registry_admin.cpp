@@ -125,7 +125,7 @@ Result<ArrayView> Registry::chmod(SessionId session, const Target& target, std::
     Result<Array*> found = impl_->find_mine(session, target, "chmod");
     if (!found) return found.error();
     Array& array = **found;
-    const bool wider = (perms & ~array.spec.perms & 077) != 0;
+    const bool wider = opens_to_others(perms & ~array.spec.perms);
     const bool safe = array.seal == Seal::hard || array.state == State::mutable_;
     if (wider && !safe) {
       return make_error(ErrorCode::invalid_argument,
@@ -133,6 +133,7 @@ Result<ArrayView> Registry::chmod(SessionId session, const Target& target, std::
                             label(array) + " is neither");
     }
     array.spec.perms = perms;
+    array.exposed = array.exposed || opens_to_others(perms);
     array.wake_attach = true;  // Who waits may have lost the right to.
     impl_->mark(array);
     if (array.entry != nullptr) impl_->mark(*array.entry, true);

@@ -51,6 +51,8 @@ void check_state(const Array& array, const std::string& who, Checker& check) {
   check.expect((array.version == 0) == (array.state == State::draft || array.aborted),
                who + "version " + std::to_string(array.version) + " in this state");
   check.expect(!array.kept || (array.entry != nullptr && array.version > 0), who + "kept");
+  check.expect(array.exposed || !opens_to_others(array.spec.perms), who + "open, yet not exposed");
+  check.expect(array.seal != Seal::soft || !array.exposed, who + "exposed, yet sealed soft");
   check.expect(array.ttl_deadline_ms == kNever || array.kept, who + "ttl, yet not kept");
   check.expect(array.lease_count > 0 || array.kept || array.allocating, who + "held by nobody");
   check.expect(!array.marked && !array.wake_attach && !array.wake_seal && !array.wake_line,

@@ -142,6 +142,7 @@ void Registry::Impl::make_array(Session& session, RequestId request, CreateSpec 
   array.draft_seq = next_seq++;
   array.uid = array.charge_uid = session.identity.uid;
   array.gid = session.identity.gid;
+  array.exposed = opens_to_others(array.spec.perms);
   array.creator = session.id;
   array.created_s = now.wall_s;
   if (array.spec.name.name.empty()) {

@@ -129,6 +129,9 @@ struct Array {
   Waiter* creation = nullptr;  ///< The create that is answered when the memory is there.
   std::optional<HardSeal> hard_seal;
   bool frozen = false;  ///< The kernel lets nobody write it any more, yet it is not sealed.
+  /// Other users may open it, or could once, or one has had it writable: who knows what they still
+  /// map. Never taken back; each seal has to be a hard one.
+  bool exposed = false;
   std::int64_t ttl_deadline_ms = kNever;
   double created_s = 0;
   std::optional<double> sealed_s;
@@ -432,6 +435,11 @@ struct Registry::Impl {
   std::uint64_t segment_total = 0;  ///< Allocated, being allocated and pinned.
   std::uint64_t pinned_bytes = 0;
 };
+
+/// Do these mode bits let users in who are not the owner?
+[[nodiscard]] constexpr bool opens_to_others(unsigned perms) {
+  return (perms & 077U) != 0;
+}
 
 /// "'name'", "'~1000/name'" or "array 123", for error texts.
 std::string label(const QualifiedName& name);

@@ -38,6 +38,7 @@ void Registry::Impl::link(Lease& lease) {
   if (writes(lease.access)) {
     array.leases.push_front(lease);
     ++array.writer_count;
+    array.exposed = array.exposed || lease.uid != array.uid;
   } else {
     array.leases.push_back(lease);
   }

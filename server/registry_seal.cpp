@@ -19,7 +19,7 @@ constexpr std::int64_t kHardSealRetryMs = 20;
 }  // namespace
 
 bool Registry::Impl::needs_hard(const Array& array, bool hard) {
-  return hard || (array.spec.perms & 077) != 0 || array.has_option(protocol::kCreateHard);
+  return hard || array.exposed || array.has_option(protocol::kCreateHard);
 }
 
 // "'x' is being sealed by pid 12 (python)"
@@ -181,9 +181,12 @@ void Registry::Impl::refused_by_kernel(Array& array, const HardSeal& job, const 
   Session& session = *job.waiter->session;
   const RequestId request = job.waiter->request;
   if (job.cancelled) return answer(*job.waiter, make_error(ErrorCode::aborted, "cancelled"));
-  if (error.code != ErrorCode::busy || job.deadline_ms <= now.boot_ms) {
-    return answer(*job.waiter, error);
+  if (error.code != ErrorCode::busy) return answer(*job.waiter, error);
+  // It did not know that the seal has to be a hard one: most likely the map is its own.
+  if (!job.hard) {
+    return answer(*job.waiter, Sealed{array.id, array.version, Seal::hard, array.state});
   }
+  if (job.deadline_ms <= now.boot_ms) return answer(*job.waiter, error);
   drop_waiter(*job.waiter);
   Waiter* waiter = add_waiter(session, request, kOp, job.deadline_ms, SealJob{array.id, job.hard});
   if (waiter == nullptr) return;

@@ -189,6 +189,9 @@ struct SealRequest {
   std::uint32_t reserved = 0;
 };
 
+/// An array that other users may write, or could ever, takes the hard seal only. A request without
+/// `hard` that then fails because somebody could still write gets a reply with a state other than
+/// sealed: nothing has changed; swap the writable map and ask with `hard`.
 struct SealReply {
   std::uint64_t id = 0;
   std::uint64_t version = 0;

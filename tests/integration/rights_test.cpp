@@ -178,6 +178,56 @@ TEST_CASE("rights: an array that others may open is sealed hard, others' drafts 
   EXPECT_OK(root.chmod(foreign(kAlice, "0644"), 0644));
 }
 
+TEST_CASE("rights: a foreign user that could write once does not write a sealed array") {
+  if (skip_unless(is_root(), "needs root to act as other users")) return;
+  DaemonFixture daemon(shared_daemon());
+  Child alice = Child::fork_as(kAlice, [&](Link& link) {
+    Client client = daemon.connect();
+    CreateOptions options;
+    options.perms = 0666;
+    options.is_mutable = true;
+    AnyArray shared = create_bytes(client, "m", kBytes, options).value();
+    fill(shared, 1);
+    link.say("made");
+    static_cast<void>(link.hear());
+    link.say(outcome(client.chmod("m", 0600)));
+    link.say(outcome(shared.seal()));
+    shared.writable_data()[0] = std::byte{2};  // Nothing has changed for its owner.
+    link.say(std::to_string(static_cast<int>(client.attach_any("m").value().data()[0])));
+    static_cast<void>(link.hear());
+    link.say(outcome(shared.seal()));
+    link.say(client.info("m").value().sealed);
+    return 0;
+  });
+  REQUIRE(alice.hear() == "made");
+  Child bob = Child::fork_as(kBob, [&](Link& link) {
+    RawSession raw(daemon.socket());
+    static_cast<void>(raw.hello());
+    protocol::AttachRequest request;
+    request.ns_uid = kAlice;
+    request.name_bytes = 1;
+    request.access = static_cast<std::uint8_t>(Access::write);
+    const RawReply reply = raw.call(protocol::Op::attach, bytes_of(request).append("m"));
+    const auto id = struct_at<protocol::ArrayBody>(reply.body).id;
+    void* map = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED, reply.fds[0].get(), 0);
+    link.say(map == MAP_FAILED ? "no map" : raw.release(id, Access::write).outcome());
+    static_cast<void>(link.hear());
+    link.say(::munmap(map, kBytes) == 0 ? "unmapped" : "still there");
+    static_cast<void>(link.hear());
+    return 0;
+  });
+  REQUIRE(bob.hear() == "ok");
+  alice.say("narrow and seal");
+  CHECK(alice.hear() == "ok");
+  CHECK(alice.hear() == "busy");
+  CHECK(alice.hear() == "2");
+  bob.say("let go");
+  REQUIRE(bob.hear() == "unmapped");
+  alice.say("again");
+  CHECK(alice.hear() == "ok");
+  CHECK(alice.hear() == "hard");
+}
+
 TEST_CASE("rights: a read-only descriptor cannot be made more by another user") {
   if (skip_unless(is_root(), "needs root to act as other users")) return;
   DaemonFixture daemon(shared_daemon());

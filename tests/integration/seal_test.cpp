@@ -44,6 +44,26 @@ TEST_CASE("seal: soft: in place, read-only for this handle, twice is fine") {
   CHECK(client.info("x").value().leases == 1);
 }
 
+TEST_CASE("seal: an array that was opened to others after its making is sealed hard") {
+  DaemonFixture daemon;
+  Client client = daemon.connect();
+  CreateOptions options;
+  options.is_mutable = true;
+  for (const std::uint16_t perms : std::vector<std::uint16_t>{0644, 0600}) {
+    auto shared = create_bytes(client, "x", kBytes, options);
+    REQUIRE(shared);
+    fill(*shared, 1);
+    EXPECT_OK(client.chmod("x", 0644));
+    EXPECT_OK(client.chmod("x", perms));
+    SealOptions wait;
+    wait.wait = std::nullopt;  // It would wait for its own map.
+    EXPECT_OK(shared->seal(wait));
+    CHECK(shared->sealed() == Seal::hard);
+    CHECK(client.info("x").value().sealed == "hard");
+    CHECK(only_byte(client.attach_any("x").value()) == 1);
+  }
+}
+
 TEST_CASE("seal: hard: the maker's stale writes stay in its process") {
   DaemonFixture daemon;
   Client client = daemon.connect();

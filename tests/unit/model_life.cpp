@@ -126,7 +126,7 @@ void Store::begin_seal(Session session, Request request, Key key, bool hard,
                        std::int64_t deadline_at) {
   Array& array = arrays.at(key);
   const bool sealed = array.state == State::sealed;
-  const bool opens = (array.spec.perms & 077) != 0 || has(array.spec, kCreateHard);
+  const bool opens = array.exposed || has(array.spec, kCreateHard);
   const Seal level = hard || opens ? Seal::hard : Seal::soft;
   if (!sealed && !may_publish(array)) return fail(request, ErrorCode::permission_denied);
   const bool upgrade = sealed && hard && array.seal == Seal::soft;
@@ -205,6 +205,14 @@ void Store::kernel_busy(Key key) {
     array.seals_sleep = false;
     if (array.seal_request != 0 && array.seal_cancelled) {
       fail(array.seal_request, ErrorCode::aborted);
+    } else if (array.seal_request != 0 && !array.seal_hard) {
+      Answer answer;
+      answer.kind = Kind::sealed;
+      answer.array = key;
+      answer.version = array.version;
+      answer.seal = Seal::hard;
+      answer.state = array.state;
+      say(array.seal_request, answer);
     } else if (array.seal_request != 0 && array.seal_deadline > now) {
       Wait wait{array.seal_request, array.sealer, Wait::On::seal, array.seal_deadline, {}, key};
       wait.hard = array.seal_hard;

@@ -29,6 +29,7 @@ void Store::grant(Session session, Request request, Key key, Access access) {
     const Lease fresh{session, sessions.at(session).uid, access};
     const auto place = writes(access) ? array.leases.begin() : array.leases.end();
     lease = &*array.leases.insert(place, fresh);
+    array.exposed = array.exposed || (writes(access) && fresh.uid != array.owner);
   }
   ++lease->grants;
   Answer answer;
@@ -165,6 +166,7 @@ void Store::make(Session session, Request request, const server::CreateSpec& spe
   array.spec = spec;
   array.owner = array.payer = sessions.at(session).uid;
   array.named = !spec.name.name.empty();
+  array.exposed = (spec.perms & 077) != 0;
   array.creator = session;
   array.creation = request;
   array.charged = server::charge_of(spec.bytes);
@@ -414,6 +416,7 @@ std::optional<ErrorCode> Store::chmod(Session session, Key key, const Name& name
       code = ErrorCode::invalid_argument;
     } else {
       array.spec.perms = perms;
+      array.exposed = array.exposed || (perms & 077) != 0;
     }
   }
   settle();

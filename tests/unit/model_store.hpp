@@ -78,6 +78,7 @@ struct Array {
   bool seal_cancelled = false;  ///< It is told how it came out all the same.
   bool given_up = false;        ///< Left half-written meanwhile.
   bool frozen = false;          ///< Cannot be written any more, yet is not sealed.
+  bool exposed = false;         ///< Other users could open it at some time, or wrote it.
   bool seals_sleep = false;     ///< The kernel said busy; nothing has changed since.
   std::multiset<std::int64_t> seal_retries;
 };

@@ -161,3 +161,32 @@ TEST_CASE("rights: events carry what is needed to ask") {
   CHECK_FALSE(store.registry.may_read(*store.registry.identity(bob), event));
   CHECK(store.registry.may_read(*store.registry.identity(root), event));
 }
+
+TEST_CASE("rights: only a hard-sealed or a mutable array is opened to others") {
+  Store store;
+  const SessionId alice = store.join(kAlice);
+  const ArrayId draft = store.draft(alice, "draft"), soft = store.put(alice, "soft");
+  const ArrayId hard = store.put(alice, "hard", protocol::kCreateHard);
+  const ArrayId shared = store.draft(alice, "mutable", protocol::kCreateMutable);
+  const ArrayId broken =
+      store.draft(alice, "broken", protocol::kCreateMutable | protocol::kCreateKeep);
+  store.release(alice, broken, Access::write);
+  store.granted(store.attach(alice, by_id(broken, Access::exclusive)));
+  store.as<Done>(store.abort(alice, with_id(broken)));
+  for (const std::uint16_t perms : std::vector<std::uint16_t>{0640, 0604, 0620, 0602}) {
+    for (const ArrayId id : {draft, soft, broken}) {
+      const Result<ArrayView> refused = store.chmod(alice, with_id(id), perms);
+      REQUIRE_FALSE(refused.has_value());
+      CHECK(refused.error().code == ErrorCode::invalid_argument);
+      CHECK(store.registry.find(id)->perms == 0600);
+    }
+    for (const ArrayId id : {hard, shared}) {
+      CHECK(store.chmod(alice, with_id(id), perms).has_value());
+      CHECK(store.chmod(alice, with_id(id), 0600).has_value());
+    }
+  }
+  for (const ArrayId id : {draft, soft, broken, hard, shared}) {
+    CHECK(store.chmod(alice, with_id(id), 0400).has_value());
+    CHECK(store.chmod(alice, with_id(id), 0600).has_value());
+  }
+}

@@ -312,3 +312,56 @@ TEST_CASE("abort: drops the draft and the caller's write lease") {
   CHECK(store.code(store.abort(one.alice, with_id(one.mutable_))) == ErrorCode::invalid_argument);
   CHECK(store.code(store.abort(one.alice, with_id(one.dying))) == ErrorCode::not_found);
 }
+
+TEST_CASE("seal: rights that were open once, or a foreign writer, demand the hard seal for ever") {
+  Store store;
+  store.hold_seals = true;
+  const SessionId alice = store.join(kAlice), bob = store.join(kBob), root = store.join(kRoot);
+  ArrayId id;
+  SUBCASE("made open, narrowed since") {
+    CreateSpec spec = Store::spec("m");
+    spec.perms = 0666;
+    spec.options = protocol::kCreateMutable;
+    id = store.granted(store.create(alice, spec));
+    store.granted(store.attach(bob, by_id(id, Access::write)));
+    store.release(bob, id, Access::write);
+  }
+  SUBCASE("a draft, made open for reading") {
+    CreateSpec spec = Store::spec("d");
+    spec.perms = 0604;
+    id = store.granted(store.create(alice, spec));
+  }
+  SUBCASE("opened and narrowed again") {
+    id = store.draft(alice, "m", protocol::kCreateMutable);
+    REQUIRE(store.chmod(alice, with_id(id), 0660).has_value());
+  }
+  SUBCASE("a foreign writer of a private array") {
+    id = store.draft(alice, "m");
+    store.granted(store.attach(root, by_id(id, Access::write)));
+    store.release(root, id, Access::write);
+  }
+  SUBCASE("a foreign writer that had it alone") {
+    id = store.draft(alice, "m", protocol::kCreateMutable | protocol::kCreateKeep);
+    store.release(alice, id, Access::write);
+    store.granted(store.attach(root, by_id(id, Access::exclusive)));
+    store.release(root, id, Access::exclusive);
+    store.granted(store.attach(alice, by_id(id, Access::write)));
+  }
+  REQUIRE(store.chmod(alice, with_id(id), 0600).has_value());
+  CHECK(store.registry.find(id)->hard);
+  const State before = *store.state(id);
+  const RequestId request = store.seal(alice, id, false, -1);
+  REQUIRE(store.hard_seals.size() == 1);
+  // Who did not know is told, and not left to wait for its own map.
+  store.answer_seal(make_error(ErrorCode::busy, "mapped writable"));
+  const Sealed told = store.as<Sealed>(request);
+  CHECK(told.state == before);
+  CHECK(told.seal == Seal::hard);
+  CHECK(store.state(id) == before);
+  const RequestId again = store.seal(alice, id, true, 0);
+  store.answer_seal(make_error(ErrorCode::busy, "mapped writable"));
+  CHECK(store.code(again) == ErrorCode::busy);
+  const RequestId last = store.seal(alice, id);
+  store.answer_seal({});
+  CHECK(store.as<Sealed>(last).seal == Seal::hard);
+}
