@@ -2,7 +2,6 @@
 /// Starting a private daemon where none is found, so that nothing has to be set up first.
 
 #include <string>
-#include <vector>
 
 #include "client/lookup.hpp"
 #include "shmstore/error.hpp"
@@ -15,9 +14,5 @@ namespace shmstore::client_internal {
 /// Errors: disconnected (no program found; or why it could not start, in its own words),
 /// permission_denied (the folder is somebody else's).
 [[nodiscard]] Result<Found> start_daemon(const std::string& folder, const Interrupted& interrupted);
-
-/// Where the program may be, best first: $SHMSTORE_DAEMON alone if set, else beside the running
-/// program, in ../bin as seen from this library, and along $PATH.
-[[nodiscard]] std::vector<std::string> daemon_candidates();
 
 }  // namespace shmstore::client_internal

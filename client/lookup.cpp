@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
+#include <cstring>
 #include <string_view>
 
 #include "client/autostart.hpp"
@@ -26,7 +27,6 @@ std::string variable(const char* name) {
   return text == nullptr ? std::string() : std::string(text);
 }
 
-/// sudo keeps the caller's XDG_RUNTIME_DIR: a folder of somebody else is not ours to use.
 bool is_own_folder(const std::string& path) {
   struct stat status {};
   return !path.empty() && stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode) &&
@@ -60,6 +60,45 @@ Opened open_system(const Candidate& candidate, const Interrupted& interrupted) {
   }
 }
 
+bool vacant(const Opened& opened) {
+  return opened.problem == OpenProblem::absent || opened.problem == OpenProblem::refused;
+}
+
+/// Somebody who set up the machine's store does not expect programs to use another.
+void note_private(const Places& places, const std::string& path) {
+  constexpr std::string_view kUnit = "/shmstored.socket";
+  const auto installed = [kUnit](const std::string& folder) {
+    return access((folder + std::string(kUnit)).c_str(), F_OK) == 0;
+  };
+  if (std::none_of(places.unit_folders.begin(), places.unit_folders.end(), installed)) return;
+  const std::string text =
+      "shmstore: a private store was started (" + path +
+      "), because the machine's is installed but does not run; systemctl enable --now "
+      "shmstored.socket starts that one\n";
+  static_cast<void>(!write(STDERR_FILENO, text.data(), text.size()));
+}
+
+/// The user's own places, after the system's turned out to be vacant.
+Result<Found> look_at_user(const Places& places, bool autostart, const Interrupted& interrupted,
+                           bool& stopping) {
+  const Candidate user{places.user_folder + "/socket", Origin::user};
+  Opened opened = open_session(user, interrupted);
+  stopping = opened.problem == OpenProblem::closed;
+  // A folder that a strange umask has closed to its owner is opened again by who starts a daemon.
+  const bool closed_folder = opened.problem == OpenProblem::denied && autostart;
+  if (!vacant(opened) && !closed_folder) return conclude(user, opened);
+  for (const std::string& folder : places.other_folders) {
+    const Candidate other{folder + "/socket", Origin::user};
+    Opened beside = open_session(other, interrupted);
+    if (beside.problem == OpenProblem::none) return conclude(other, beside);
+  }
+  if (!autostart) {
+    return make_error(ErrorCode::disconnected, "no daemon at " + places.system + " or " +
+                                                   user.path + ", and starting one is turned off");
+  }
+  return start_daemon(places.user_folder, interrupted);
+}
+
 /// One way through the places. `stopping` says that a daemon closed before it answered.
 Result<Found> look_once(const Places& places, bool autostart, const Interrupted& interrupted,
                         bool& stopping) {
@@ -68,6 +107,9 @@ Result<Found> look_once(const Places& places, bool autostart, const Interrupted&
     const Candidate given{places.given, Origin::given};
     Opened opened = open_session(given, interrupted);
     stopping = opened.problem == OpenProblem::closed;
+    if (opened.error.code == ErrorCode::invalid_argument && places.given_by_variable) {
+      opened.error.text += " (it comes from $SHMSTORE_SOCKET)";
+    }
     return conclude(given, opened);
   }
   const Candidate system{places.system, Origin::system};
@@ -78,17 +120,21 @@ Result<Found> look_once(const Places& places, bool autostart, const Interrupted&
     stopping = opened.problem == OpenProblem::closed;
     return conclude(system, opened);
   }
-  const Candidate user{places.user_folder + "/socket", Origin::user};
-  opened = open_session(user, interrupted);
-  stopping = opened.problem == OpenProblem::closed;
-  if (opened.problem != OpenProblem::absent && opened.problem != OpenProblem::refused) {
-    return conclude(user, opened);
-  }
-  if (!autostart) {
-    return make_error(ErrorCode::disconnected, "no daemon at " + system.path + " or " + user.path +
-                                                   ", and starting one is turned off");
-  }
-  return start_daemon(places.user_folder, interrupted);
+  Result<Found> found = look_at_user(places, autostart, interrupted, stopping);
+  if (found && found->started && !denied) note_private(places, found->candidate.path);
+  return found;
+}
+
+/// Whether a store can be in this runtime folder. sudo keeps the caller's XDG_RUNTIME_DIR: a folder
+/// of somebody else is not ours to use.
+bool can_hold_store(const std::string& runtime) {
+  return is_own_folder(runtime) &&
+         runtime.size() + std::strlen("/shmstore/socket") <= kPathBytesMax;
+}
+
+std::string without_slashes(std::string path) {
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  return path;
 }
 
 }  // namespace
@@ -96,10 +142,40 @@ Result<Found> look_once(const Places& places, bool autostart, const Interrupted&
 Places find_places(const std::string& option) {
   Places places;
   places.given = option.empty() ? variable("SHMSTORE_SOCKET") : option;
-  const std::string runtime = variable("XDG_RUNTIME_DIR");
-  places.user_folder =
-      is_own_folder(runtime) ? runtime + "/shmstore" : "/tmp/shmstore-" + std::to_string(geteuid());
+  places.given_by_variable = option.empty();
+  const std::string uid = std::to_string(geteuid());
+  const std::string login = "/run/user/" + uid;
+  const std::string temporary = "/tmp/shmstore-" + uid;
+  const std::string runtime = without_slashes(variable("XDG_RUNTIME_DIR"));
+  if (can_hold_store(runtime)) {
+    places.user_folder = runtime + "/shmstore";
+  } else if (can_hold_store(login)) {
+    places.user_folder = login + "/shmstore";
+  } else {
+    places.user_folder = temporary;
+  }
+  // A runtime folder that somebody has chosen stands for itself.
+  if (places.user_folder == login + "/shmstore") places.other_folders = {temporary};
+  const bool wanted = variable("SHMSTORE_AUTOSTART") == "1";
+  if (!wanted && access("/run/systemd/system", F_OK) == 0) {
+    places.unit_folders = {"/etc/systemd/system", "/run/systemd/system",
+                           "/usr/local/lib/systemd/system", "/usr/lib/systemd/system",
+                           "/lib/systemd/system"};
+  }
   return places;
+}
+
+std::vector<std::string> stores_beside(const Places& places, const std::string& path) {
+  std::vector<std::string> stores;
+  if (!places.given.empty()) return stores;
+  std::vector<std::string> folders = places.other_folders;
+  folders.push_back(places.user_folder);
+  for (const std::string& folder : folders) {
+    struct stat status {};
+    const std::string socket = folder + "/socket";
+    if (socket != path && lstat(socket.c_str(), &status) == 0) stores.push_back(socket);
+  }
+  return stores;
 }
 
 bool may_autostart(std::optional<bool> option) {

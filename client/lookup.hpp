@@ -5,6 +5,7 @@
 #include <chrono>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "client/wire.hpp"
 #include "shmstore/error.hpp"
@@ -13,8 +14,15 @@ namespace shmstore::client_internal {
 
 struct Places {
   std::string given;  ///< Final when not empty.
+  bool given_by_variable = false;
   std::string system = "/run/shmstore/socket";
-  std::string user_folder;  ///< $XDG_RUNTIME_DIR/shmstore or /tmp/shmstore-<uid>.
+  /// Where the user's daemon is started: in $XDG_RUNTIME_DIR, without it in /run/user/<uid>, each
+  /// if it is the user's own and short enough for a socket; else /tmp/shmstore-<uid>.
+  std::string user_folder;
+  /// Where it may be as well: a job of cron has no login session, and its store is in /tmp.
+  std::vector<std::string> other_folders;
+  /// Where units of the system are, if one of systemd is running.
+  std::vector<std::string> unit_folders;
 };
 
 /// From the caller's option and the environment (not in setuid programs).
@@ -27,14 +35,19 @@ struct Found {
   Candidate candidate;
   UninheritedFd socket;
   protocol::HelloReply hello;
+  bool started = false;  ///< Its daemon, by this process and just now.
 };
 
 /// Opens a session with the first daemon in order. The next place is tried only where the earlier
 /// one is absent; no permission on the system's socket counts as absent, with one warning. Retries
-/// for 2 s while nobody listens on the system's socket.
+/// for 2 s while nobody listens on the system's socket. Who starts a private daemon although the
+/// machine's is installed, and down, says so once on stderr.
 /// Errors: disconnected (text names what was tried), permission_denied, protocol_error.
 [[nodiscard]] Result<Found> look_up(const Places& places, bool autostart,
                                     const Interrupted& interrupted);
+
+/// Sockets at the user's places other than `path` that something lies at: stores beside this one.
+[[nodiscard]] std::vector<std::string> stores_beside(const Places& places, const std::string& path);
 
 /// Opens a session at exactly this place.
 [[nodiscard]] Result<Found> open_at(const Candidate& candidate, const Interrupted& interrupted);

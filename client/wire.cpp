@@ -214,11 +214,11 @@ Sent send_frame(int fd, std::span<const iovec> parts) noexcept {
 Opened open_session(const Candidate& candidate, const Interrupted& interrupted) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  if (candidate.path.size() >= sizeof address.sun_path) {
+  if (candidate.path.size() > kPathBytesMax) {
     return failed(OpenProblem::other, ErrorCode::invalid_argument,
                   "socket: the path has " + std::to_string(candidate.path.size()) +
-                      " bytes, at most " + std::to_string(sizeof address.sun_path - 1) +
-                      " are allowed");
+                      " bytes, at most " + std::to_string(kPathBytesMax) +
+                      " are allowed: " + candidate.path);
   }
   std::memcpy(address.sun_path, candidate.path.data(), candidate.path.size());
   const int fd = ::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);

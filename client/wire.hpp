@@ -4,6 +4,7 @@
 
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 
 #include <chrono>
 #include <cstddef>
@@ -25,6 +26,9 @@ namespace shmstore::client_internal {
 inline constexpr std::chrono::milliseconds kSlice{100};
 /// How long past its own deadline the daemon may keep silent.
 inline constexpr std::chrono::seconds kGuard{10};
+
+/// The longest path of a socket: sun_path less its zero byte.
+inline constexpr std::size_t kPathBytesMax = sizeof(sockaddr_un::sun_path) - 1;
 
 using Interrupted = std::function<bool()>;
 /// Asks; an exception of the callback counts as yes.

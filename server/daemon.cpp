@@ -33,6 +33,8 @@
 #include "server/registry.hpp"
 #include "server/service_manager.hpp"
 #include "server/session.hpp"
+#include "server/signals_held.hpp"
+#include "server/socket_keeper.hpp"
 #include "shmstore/version.hpp"
 
 namespace shmstore::server {
@@ -105,6 +107,7 @@ class DaemonImpl final : public Daemon, private Outbox {
   /// False: not now, for want of memory.
   bool accept_some();
   void accept_later();
+  Result<void> listen_again();
   void turn_away();
   void welcome(UniqueFd socket);
   std::optional<Error> admit(SessionId id, Peer& peer);
@@ -143,6 +146,7 @@ class DaemonImpl final : public Daemon, private Outbox {
   WritablePoll writable_;
   SessionContext context_;
   Descriptor accepting_;
+  SocketKeeper keeper_;
   Descriptor completions_;
   Descriptor writable_events_;
   asio::signal_set signals_;
@@ -198,6 +202,10 @@ DaemonImpl::DaemonImpl(const Options& flags, const Options& options, bool autost
                [this](SessionId id, std::string_view reason) { end_session(id, reason); },
                [this] { after_work(); }},
       accepting_(io_, listener_.native_handle()),
+      keeper_(
+          io_, listener_, autostarted,
+          {[this] { return !sessions_.empty(); }, [this] { return is_idle(); },
+           [this] { return listen_again(); }, [this](std::string_view reason) { stop(reason); }}),
       completions_(io_, worker_.completion_fd()),
       writable_events_(io_, writable_.native_handle()),
       signals_(io_, SIGTERM, SIGINT, SIGHUP),
@@ -223,6 +231,7 @@ int DaemonImpl::run() {
   wait_worker();
   wait_writable();
   wait_signal();
+  keeper_.start();
   const Limits& limits = registry_.quota().limits();
   log(LogLevel::info, "listening",
       {{"socket", listener_.path()},
@@ -280,6 +289,19 @@ bool DaemonImpl::accept_some() {
     return errno == EAGAIN;
   }
   return true;
+}
+
+/// On a new socket: who has connected to the old one is served first.
+Result<void> DaemonImpl::listen_again() {
+  (void)accept_some();
+  (void)accepting_.release();
+  Result<void> bound = listener_.rebind();
+  boost::system::error_code error;
+  accepting_.assign(listener_.native_handle(), error);
+  if (error) return make_error(ErrorCode::no_capacity, "socket: " + error.message());
+  wait_accept();
+  after_work();
+  return bound;
 }
 
 /// Out of descriptors the connection would stay in the backlog, and the loop would spin on it.
@@ -539,24 +561,6 @@ void DaemonImpl::set_watchdog_timer(std::uint64_t interval_us) {
     if (!error) set_watchdog_timer(interval_us);
   });
 }
-
-/// Holds back the signals that the daemon handles: one that comes between the first connect and
-/// the installation of the handlers must not kill the process.
-class SignalsHeld {
- public:
-  SignalsHeld() {
-    sigset_t handled;
-    ::sigemptyset(&handled);
-    for (int signal : {SIGTERM, SIGINT, SIGHUP}) ::sigaddset(&handled, signal);
-    ::pthread_sigmask(SIG_BLOCK, &handled, &before_);
-  }
-  ~SignalsHeld() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-  SignalsHeld(const SignalsHeld&) = delete;
-  SignalsHeld& operator=(const SignalsHeld&) = delete;
-
- private:
-  sigset_t before_{};
-};
 
 }  // namespace
 

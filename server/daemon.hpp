@@ -13,7 +13,8 @@ class Daemon {
   /// Opens the socket and gets everything ready; clients that connect from now on wait for run().
   /// `flags`: as parsed; the config file that they name is read here and at every SIGHUP.
   /// `autostarted`: a client started this daemon for its user.
-  /// Errors: those of with_config() and of Listener::open().
+  /// Errors: those of with_config(), of Listener::open() and of Listener::adopt(): aborted means
+  /// that another daemon serves this socket's clients, and nothing is wrong.
   static Result<std::unique_ptr<Daemon>> start(const Options& flags, bool autostarted);
   virtual ~Daemon() = default;
 

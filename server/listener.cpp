@@ -1,3 +1,8 @@
+/// Two files belong to a daemon: the socket, which clients find by name, and the lock, which says
+/// who may replace the socket. Folders are wiped by others (a tmp cleaner, the end of a login
+/// session) and systemd replaces sockets without asking, so a name says nothing about whose file
+/// it is: what is removed or believed is compared by device and inode. The inode of a bound socket
+/// is not used again while the socket lives.
 #include "server/listener.hpp"
 
 #include <fcntl.h>
@@ -8,11 +13,14 @@
 #include <sys/un.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 #include <utility>
 #include <vector>
 
+#include "server/log.hpp"
 #include "server/memfd.hpp"
 #include "server/small_file.hpp"
 
@@ -31,8 +39,14 @@ namespace {
 
 constexpr const char* kSystemPath = "/run/shmstore/socket";
 constexpr const char* kEarlySuffix = ".new";
+/// sun_path less its zero byte.
+constexpr std::size_t kPathBytesMax = sizeof(sockaddr_un::sun_path) - 1;
 constexpr int kBacklog = 4096;
 constexpr std::size_t kGroupsMax = 65536;
+/// How long an ending daemon may take to let go of its lock, or a living one to notice that its
+/// socket is gone.
+constexpr std::chrono::seconds kPatience{3};
+constexpr std::chrono::milliseconds kPause{10};
 
 Error failed(const std::string& what, int error) {
   const bool denied = error == EACCES || error == EPERM || error == EROFS;
@@ -44,10 +58,24 @@ std::string tmp_path() {
   return "/tmp/shmstore-" + std::to_string(::geteuid()) + "/socket";
 }
 
+/// The socket's place in a runtime folder, if that is this user's own and short enough. The rules
+/// are the client's, see find_places() in client/lookup.cpp.
+std::string path_in(std::string runtime) {
+  while (runtime.size() > 1 && runtime.back() == '/') runtime.pop_back();
+  struct stat status {};
+  const bool own = !runtime.empty() && ::stat(runtime.c_str(), &status) == 0 &&
+                   S_ISDIR(status.st_mode) && status.st_uid == ::geteuid();
+  runtime += "/shmstore/socket";
+  return own && runtime.size() <= kPathBytesMax ? runtime : std::string();
+}
+
 std::string runtime_path() {
   const char* folder = std::getenv("XDG_RUNTIME_DIR");
-  if (folder == nullptr || folder[0] != '/') return {};
-  return std::string(folder) + "/shmstore/socket";
+  return folder == nullptr || folder[0] != '/' ? std::string() : path_in(folder);
+}
+
+std::string login_path() {
+  return path_in("/run/user/" + std::to_string(::geteuid()));
 }
 
 std::string folder_of(const std::string& path) {
@@ -59,9 +87,10 @@ std::string folder_of(const std::string& path) {
 Result<sockaddr_un> address_of(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) {
+  if (path.size() > kPathBytesMax) {
     return make_error(ErrorCode::invalid_argument,
-                      "socket: the path is too long, at most 103 bytes are allowed: " + path);
+                      "socket: the path has " + std::to_string(path.size()) + " bytes, at most " +
+                          std::to_string(kPathBytesMax) + " are allowed: " + path);
   }
   std::memcpy(address.sun_path, path.data(), path.size());
   return address;
@@ -94,36 +123,61 @@ Result<void> check_folder(const std::string& folder, bool ours) {
 Result<void> prepare_folder(const std::string& path) {
   const std::string folder = folder_of(path);
   const bool is_system = path == kSystemPath;
-  const bool ours = is_system || path == tmp_path() || path == runtime_path();
-  if (ours && ::mkdir(folder.c_str(), is_system ? 0755 : 0700) != 0 && errno != EEXIST) {
-    return failed("socket: making folder " + folder, errno);
+  const bool ours =
+      is_system || path == tmp_path() || path == runtime_path() || path == login_path();
+  const mode_t mode = is_system ? 0755 : 0700;
+  if (ours && ::mkdir(folder.c_str(), mode) != 0) {
+    if (errno != EEXIST) return failed("socket: making folder " + folder, errno);
+  } else if (ours && ::chmod(folder.c_str(), mode) != 0) {  // whatever the umask was
+    return failed("socket: folder " + folder, errno);
   }
   return check_folder(folder, ours);
 }
 
+FileId id_of(const struct stat& status) {
+  return {status.st_dev, status.st_ino};
+}
+
+std::optional<FileId> file_at(const std::string& path) {
+  struct stat status {};
+  if (::lstat(path.c_str(), &status) != 0) return std::nullopt;
+  return id_of(status);
+}
+
 bool same_file(int fd, const std::string& path) {
-  struct stat by_fd {};
-  struct stat by_path {};
-  return ::fstat(fd, &by_fd) == 0 && ::stat(path.c_str(), &by_path) == 0 &&
-         by_fd.st_dev == by_path.st_dev && by_fd.st_ino == by_path.st_ino;
+  struct stat status {};
+  return ::fstat(fd, &status) == 0 && file_at(path) == id_of(status);
+}
+
+std::string lock_path_of(const std::string& path) {
+  return path + ".lock";
+}
+
+/// The process that has the lock; empty when nothing says so.
+std::string holder_of_lock(const std::string& path) {
+  std::string pid = read_small_file(lock_path_of(path)).value_or("");
+  while (!pid.empty() && pid.back() == '\n') pid.pop_back();
+  return pid;
+}
+
+Error in_charge(const std::string& path) {
+  const std::string pid = holder_of_lock(path);
+  return make_error(ErrorCode::busy, "socket: another shmstored " +
+                                         (pid.empty() ? "" : "(pid " + pid + ") ") +
+                                         "is in charge of " + path);
 }
 
 /// The lock file goes away with its daemon, while locked: who gets the lock must look whether the
 /// file is still the one at its path.
 Result<UniqueFd> lock(const std::string& path) {
-  const std::string lock_path = path + ".lock";
+  const std::string lock_path = lock_path_of(path);
   for (int attempt = 0; attempt < 100; ++attempt) {
     UniqueFd fd(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (!fd.valid()) return failed("socket: lock file " + lock_path, errno);
-    if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
-      std::string pid = read_small_file(lock_path).value_or("");
-      while (!pid.empty() && pid.back() == '\n') pid.pop_back();
-      return make_error(ErrorCode::busy, "socket: another shmstored " +
-                                             (pid.empty() ? "" : "(pid " + pid + ") ") +
-                                             "is in charge of " + path);
-    }
+    if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) return in_charge(path);
     if (!same_file(fd.get(), lock_path)) continue;
     const std::string pid = std::to_string(::getpid()) + "\n";
+    (void)::fchmod(fd.get(), 0600);  // whatever the umask was
     if (::ftruncate(fd.get(), 0) != 0 ||
         ::write(fd.get(), pid.data(), pid.size()) != static_cast<ssize_t>(pid.size())) {
       return failed("socket: writing " + lock_path, errno);
@@ -131,6 +185,37 @@ Result<UniqueFd> lock(const std::string& path) {
     return fd;
   }
   return make_error(ErrorCode::busy, "socket: the lock file " + lock_path + " keeps changing");
+}
+
+bool answers(const sockaddr_un& address) {
+  const UniqueFd probe = make_socket();
+  return ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 ||
+         errno == EAGAIN;
+}
+
+/// Whether who has the lock listens at the path, and not a service manager.
+bool holder_listens(const std::string& path) {
+  const Result<sockaddr_un> address = address_of(path);
+  const UniqueFd probe = make_socket();
+  ucred listener{};
+  socklen_t bytes = sizeof listener;
+  return address &&
+         ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) ==
+             0 &&
+         ::getsockopt(probe.get(), SOL_SOCKET, SO_PEERCRED, &listener, &bytes) == 0 &&
+         std::to_string(listener.pid) == holder_of_lock(path);
+}
+
+/// A daemon that has the lock and does not answer is about to end, or to take the path back.
+Result<UniqueFd> lock_patiently(const std::string& path, const sockaddr_un& address,
+                                std::chrono::milliseconds patience) {
+  const auto deadline = std::chrono::steady_clock::now() + patience;
+  for (;;) {
+    Result<UniqueFd> locked = lock(path);
+    if (locked || locked.error().code != ErrorCode::busy || answers(address)) return locked;
+    if (std::chrono::steady_clock::now() > deadline) return locked;
+    std::this_thread::sleep_for(kPause);
+  }
 }
 
 /// With the lock in hand: removes the socket of a dead daemon, not of one that holds no lock here
@@ -143,18 +228,33 @@ Result<void> remove_stale(const std::string& path, const sockaddr_un& address) {
   if (!S_ISSOCK(status.st_mode)) {
     return make_error(ErrorCode::invalid_argument, "socket: " + path + " is not a socket");
   }
-  const UniqueFd probe = make_socket();
-  if (::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 ||
-      errno == EAGAIN) {
+  if (answers(address)) {
     return make_error(ErrorCode::busy, "socket: somebody listens on " + path + " already");
   }
   if (::unlink(path.c_str()) != 0) return failed("socket: removing the stale " + path, errno);
   return {};
 }
 
+/// Closes what waits to be accepted: these clients look again.
+void turn_away_all(int listener) {
+  for (;;) {
+    const UniqueFd socket(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
+    if (!socket.valid() && errno != EINTR && errno != ECONNABORTED) return;
+  }
+}
+
+/// The name of a socket that does not listen yet: not longer than a socket's path may be.
+std::string early_path_of(const std::string& path) {
+  std::string early = path + kEarlySuffix;
+  if (early.size() <= kPathBytesMax) return early;
+  early = path;
+  early.back() = early.back() == '~' ? '_' : '~';
+  return early;
+}
+
 /// Under another name first: whoever sees the socket at its path can connect to it.
-Result<void> bind_and_listen(int socket, const std::string& path) {
-  const std::string early_path = path + kEarlySuffix;
+Result<FileId> bind_and_listen(int socket, const std::string& path) {
+  const std::string early_path = early_path_of(path);
   const Result<sockaddr_un> address = address_of(early_path);
   if (!address) return address.error();
   (void)::unlink(early_path.c_str());  // of a daemon that died right here
@@ -164,13 +264,14 @@ Result<void> bind_and_listen(int socket, const std::string& path) {
   const int error = errno;
   ::umask(before);
   if (bound != 0) return failed("socket: binding " + early_path, error);
-  if ((path == kSystemPath && ::chmod(early_path.c_str(), 0666) != 0) ||
+  const std::optional<FileId> file = file_at(early_path);
+  if (!file || (path == kSystemPath && ::chmod(early_path.c_str(), 0666) != 0) ||
       ::listen(socket, kBacklog) != 0 || ::rename(early_path.c_str(), path.c_str()) != 0) {
     const int why = errno;
     (void)::unlink(early_path.c_str());
     return failed("socket: listening on " + path, why);
   }
-  return {};
+  return *file;
 }
 
 std::string command_of(std::int64_t pid) {
@@ -206,31 +307,41 @@ std::string default_socket_path() {
   const char* given = std::getenv("SHMSTORE_SOCKET");
   if (given != nullptr && given[0] != '\0') return given;
   if (::geteuid() == 0) return kSystemPath;
-  std::string runtime = runtime_path();
-  return runtime.empty() ? tmp_path() : runtime;
+  for (std::string path : {runtime_path(), login_path()}) {
+    if (!path.empty()) return path;
+  }
+  return tmp_path();
 }
 
 Result<Listener> Listener::open(const std::string& path) {
+  return open(path, kPatience);
+}
+
+Result<Listener> Listener::open(const std::string& path, std::chrono::milliseconds patience) {
   const Result<sockaddr_un> address = address_of(path);
   if (!address) return address.error();
   if (Result<void> prepared = prepare_folder(path); !prepared) return prepared.error();
-  Result<UniqueFd> locked = lock(path);
+  Result<UniqueFd> locked = lock_patiently(path, *address, patience);
   if (!locked) return locked.error();
-  Listener listener(path, {}, std::move(*locked));
-  if (Result<void> removed = remove_stale(path, *address); !removed) {
-    // Not ours to remove: only the lock file goes.
-    (void)::unlink((path + ".lock").c_str());
-    listener.lock_.reset();
-    return removed.error();
-  }
-  listener.socket_ = make_socket();
-  if (!listener.socket_.valid()) return failed("socket", errno);
-  refuse_descriptors(listener.native_handle());
-  if (Result<void> bound = bind_and_listen(listener.native_handle(), path); !bound) {
-    listener.socket_.reset();
-    return bound.error();
-  }
+  Listener listener;
+  listener.path_ = path;
+  listener.lock_ = std::move(*locked);
+  if (Result<void> removed = remove_stale(path, *address); !removed) return removed.error();
+  if (Result<void> bound = listener.bind(); !bound) return bound.error();
   return listener;
+}
+
+Result<void> Listener::bind() {
+  socket_ = make_socket();
+  if (!socket_.valid()) return failed("socket", errno);
+  refuse_descriptors(socket_.get());
+  const Result<FileId> file = bind_and_listen(socket_.get(), path_);
+  if (!file) {
+    socket_.reset();
+    return file.error();
+  }
+  file_ = *file;
+  return {};
 }
 
 Result<Listener> Listener::adopt(UniqueFd socket) {
@@ -244,23 +355,84 @@ Result<Listener> Listener::adopt(UniqueFd socket) {
     return make_error(ErrorCode::invalid_argument,
                       "socket: the one handed over is not a listening SOCK_SEQPACKET socket");
   }
+  Listener listener;
+  listener.adopted_ = true;
   sockaddr_un address{};
   socklen_t length = sizeof address;
-  std::string path;
   if (::getsockname(socket.get(), reinterpret_cast<sockaddr*>(&address), &length) == 0) {
-    path.assign(address.sun_path, ::strnlen(address.sun_path, sizeof address.sun_path));
+    listener.path_.assign(address.sun_path, ::strnlen(address.sun_path, sizeof address.sun_path));
   }
   const int flags = ::fcntl(socket.get(), F_GETFL);
   (void)::fcntl(socket.get(), F_SETFL, flags | O_NONBLOCK);
   refuse_descriptors(socket.get());
-  return Listener(std::move(path), std::move(socket), {});
+  listener.socket_ = std::move(socket);
+  if (listener.path_.empty()) return listener;  // abstract: no file, no lock
+  listener.file_ = file_at(listener.path_);
+  return await_predecessor(std::move(listener));
+}
+
+/// The service manager replaces a socket by its own without asking whose it was. A daemon that was
+/// there before has the lock, and takes the path back if it has anything that clients need.
+Result<Listener> Listener::await_predecessor(Listener listener) {
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  for (;;) {
+    Result<UniqueFd> locked = lock(listener.path_);
+    if (locked) listener.lock_ = std::move(*locked);
+    // Where the manager's folder is closed to the daemon there is no lock, nor a predecessor.
+    if (locked || locked.error().code != ErrorCode::busy) return listener;
+    if (!listener.in_place() || holder_listens(listener.path_)) {
+      turn_away_all(listener.socket_.get());
+      return make_error(ErrorCode::aborted, locked.error().text + ": this one is not needed");
+    }
+    if (std::chrono::steady_clock::now() > deadline) {
+      log(LogLevel::warning, "two stores", {{"text", locked.error().text + ", but not reached"}});
+      return listener;
+    }
+    std::this_thread::sleep_for(kPause);
+  }
+}
+
+void Listener::swap(Listener& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(socket_, other.socket_);
+  std::swap(lock_, other.lock_);
+  std::swap(file_, other.file_);
+  std::swap(adopted_, other.adopted_);
+}
+
+bool Listener::has_lock_file() const {
+  return lock_.valid() && same_file(lock_.get(), lock_path_of(path_));
+}
+
+bool Listener::in_place() const {
+  return !file_ || file_at(path_) == file_;
+}
+
+Result<void> Listener::rebind() {
+  if (!has_lock_file()) {
+    Result<Listener> fresh = open(path_, std::chrono::milliseconds(0));
+    if (!fresh) return fresh.error();
+    swap(*fresh);  // what was ours has no file left that its destructor could remove
+    return {};
+  }
+  struct stat status {};
+  if (::lstat(path_.c_str(), &status) == 0 && !S_ISSOCK(status.st_mode)) {
+    return make_error(ErrorCode::invalid_argument, "socket: " + path_ + " is not a socket");
+  }
+  UniqueFd before = std::move(socket_);
+  Result<void> bound = bind();
+  if (!bound) socket_ = std::move(before);
+  return bound;
 }
 
 Listener::~Listener() {
-  if (!lock_.valid()) return;
-  // The socket first: while the lock is held nobody else makes one at this path.
-  if (socket_.valid()) (void)::unlink(path_.c_str());
-  (void)::unlink((path_ + ".lock").c_str());
+  // The socket first: while the lock is held nobody else makes one at this path. Whoever's lock
+  // file it is, that is whose the socket's path is too.
+  if (!has_lock_file()) return;
+  if (!adopted_ && socket_.valid() && file_ && file_at(path_) == file_) {
+    (void)::unlink(path_.c_str());
+  }
+  (void)::unlink(lock_path_of(path_).c_str());
 }
 
 void refuse_descriptors(int socket) noexcept {

@@ -1,6 +1,7 @@
 /// shmstored: exit code 0 clean stop, 1 could not start (the text says why), 2 usage.
 
 #include <fcntl.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -12,6 +13,7 @@
 #include "server/daemon.hpp"
 #include "server/log.hpp"
 #include "server/options.hpp"
+#include "server/service_manager.hpp"
 
 namespace {
 
@@ -52,8 +54,10 @@ int serve(int argc, char** argv) {
     return fail(2, "--supervise comes with restart support, which this version does not have");
   }
   const char* variable = std::getenv("SHMSTORE_AUTOSTARTED");
-  const bool autostarted = variable != nullptr && std::string_view(variable) == "1";
-  if (autostarted) leave_the_client();
+  const std::string_view starter = variable == nullptr ? "" : variable;
+  const bool by_client = starter == "1";
+  const bool autostarted = by_client || starter == "manager";
+  if (by_client) leave_the_client();
   set_log_level(options->log_level);
   // Whatever the parent blocked: a daemon that cannot be stopped is no use.
   sigset_t none;
@@ -62,15 +66,23 @@ int serve(int argc, char** argv) {
   (void)std::signal(SIGPIPE, SIG_IGN);
   // Its default action would end the daemon whenever somebody opens a file under a lease probe.
   (void)std::signal(SIGIO, SIG_IGN);
+  // Memory files have sizes too: over a hard limit (ulimit -f) a create fails, not the daemon.
+  (void)std::signal(SIGXFSZ, SIG_IGN);
   Result<std::unique_ptr<Daemon>> daemon = Daemon::start(*flags.options, autostarted);
+  if (!daemon && daemon.error().code == ErrorCode::aborted) {  // not needed here
+    notify_manager("READY=1");
+    return fail(0, daemon.error().text);
+  }
   if (!daemon) return fail(1, daemon.error().text);
-  if (autostarted) close_standard_streams();
+  if (by_client) close_standard_streams();
   return (*daemon)->run();
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  // Executed by descriptor, the kernel names the process after the descriptor's number.
+  (void)::prctl(PR_SET_NAME, "shmstored");
   try {
     return serve(argc, argv);
   } catch (const std::exception& error) {

@@ -7,6 +7,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -37,8 +38,16 @@ namespace {
 
 namespace interprocess = boost::interprocess;
 
+/// The limit of the daemon's own process behind an error, which says little by itself.
+std::string limit_text(int error) {
+  rlimit limit{};
+  if (error != EFBIG || ::getrlimit(RLIMIT_FSIZE, &limit) != 0) return {};
+  return " (the daemon's process is limited to files of " + std::to_string(limit.rlim_cur) +
+         " bytes, ulimit -f)";
+}
+
 Error no_capacity(const std::string& what, int error) {
-  return make_error(ErrorCode::no_capacity, errno_text(what, error));
+  return make_error(ErrorCode::no_capacity, errno_text(what, error) + limit_text(error));
 }
 
 /// The `[word]` that a file of /sys has in force; empty when there is none.

@@ -1,10 +1,12 @@
 // No daemon anywhere: the client starts a private one, exactly one, which is nobody's child and
 // keeps nothing of the process that started it.
+#include <fcntl.h>
 #include <sys/stat.h>
 
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <set>
 
 #include "tests/support/testing.hpp"
@@ -162,4 +164,38 @@ TEST_CASE("autostart: a folder that is a link is refused") {
   REQUIRE(::symlink(elsewhere.path().c_str(), runtime.folder().file("shmstore").c_str()) == 0);
   CHECK(outcome(Client::connect()) != "ok");
   CHECK(std::filesystem::is_empty(elsewhere.path()));
+}
+
+TEST_CASE("autostart: a program where others may put files is not executed") {
+  if (skip_unless(!system_daemon(), "a system daemon runs here")) return;
+  const Runtime runtime;
+  const TempDir home;
+  const std::string shared = home.file("shared");
+  const std::string marker = home.file("executed");
+  std::filesystem::create_directory(shared);
+  std::filesystem::copy_file(find_program("SHMCTL", "shmctl"), shared + "/shmctl");
+  std::ofstream(shared + "/shmstored") << "#!/bin/sh\n: > " << marker << "\n";
+  ::chmod((shared + "/shmstored").c_str(), 0755);
+  const auto create = [&](const std::string& path) {
+    Child child = Child::run(
+        {shared + "/shmctl", "create", "x", "--shape", "3", "--dtype", "f8"}, {"PATH=" + path},
+        [&] {
+          ::unsetenv("SHMSTORE_DAEMON");
+          ::dup2(::open(home.file("errors").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), 2);
+        });
+    return child.wait();
+  };
+  for (const mode_t mode : {01777U, 0777U}) {
+    ::chmod(shared.c_str(), mode);
+    for (const std::string& path : {std::string("/usr/bin"), shared}) {
+      CHECK(create(path) == 3);
+      CHECK(!std::filesystem::exists(marker));
+      std::ifstream errors(home.file("errors"));
+      const std::string text{std::istreambuf_iterator<char>(errors), {}};
+      CHECK_MESSAGE(text.find(shared) != std::string::npos, text);
+    }
+  }
+  ::chmod(shared.c_str(), 0755);
+  CHECK(create("/usr/bin") == 3);  // nobody else's: it is executed, and says nothing
+  CHECK(std::filesystem::exists(marker));
 }

@@ -168,24 +168,62 @@ TEST_CASE("an interrupted look-up ends") {
 TEST_CASE("a path that is too long is the caller's mistake") {
   Places places;
   places.given = "/tmp/" + std::string(200, 'x');
-  CHECK(look_up(places, false, {}).error().code == ErrorCode::invalid_argument);
+  places.given_by_variable = true;
+  const Error error = look_up(places, false, {}).error();
+  CHECK(error.code == ErrorCode::invalid_argument);
+  CHECK(error.text.find(places.given) != std::string::npos);
+  CHECK(error.text.find("$SHMSTORE_SOCKET") != std::string::npos);
 }
 
-TEST_CASE("the user's folder follows XDG_RUNTIME_DIR only where it is ours") {
+TEST_CASE("the user's folder follows XDG_RUNTIME_DIR only where it is ours and short enough") {
   const Folder folder;
   const char* old = getenv("XDG_RUNTIME_DIR");
   const std::string kept = old == nullptr ? "" : old;
-  const std::string fallback = "/tmp/shmstore-" + std::to_string(geteuid());
-  setenv("XDG_RUNTIME_DIR", folder.path().c_str(), 1);
-  CHECK(find_places("").user_folder == folder / "shmstore");
+  const std::string login = "/run/user/" + std::to_string(geteuid());
+  struct stat status {};
+  const bool logged_in = stat(login.c_str(), &status) == 0 && status.st_uid == geteuid();
+  const std::string temporary = "/tmp/shmstore-" + std::to_string(geteuid());
+  const std::string fallback = logged_in ? login + "/shmstore" : temporary;
+  for (const char* end : {"", "/", "//"}) {
+    setenv("XDG_RUNTIME_DIR", (folder.path() + end).c_str(), 1);
+    CHECK(find_places("").user_folder == folder / "shmstore");
+    CHECK(find_places("").other_folders.empty());
+  }
   setenv("XDG_RUNTIME_DIR", (folder / "missing").c_str(), 1);
   CHECK(find_places("").user_folder == fallback);
   CHECK(find_places("/x").given == "/x");
+  unsetenv("XDG_RUNTIME_DIR");
+  CHECK(find_places("").user_folder == fallback);
+  CHECK(find_places("").other_folders.size() == (logged_in ? 1 : 0));
+  // The longest folder in which a socket has room, and one byte more.
+  constexpr std::size_t kMost = kPathBytesMax - 16;  // "/shmstore/socket"
+  const std::string longest = folder / std::string(kMost - folder.path().size() - 1, 'x');
+  for (const std::string& runtime : {longest, longest + "x"}) {
+    fs::create_directory(runtime);
+    setenv("XDG_RUNTIME_DIR", runtime.c_str(), 1);
+    CHECK(find_places("").user_folder == (runtime == longest ? longest + "/shmstore" : fallback));
+  }
   if (old == nullptr) {
     unsetenv("XDG_RUNTIME_DIR");
   } else {
     setenv("XDG_RUNTIME_DIR", kept.c_str(), 1);
   }
+}
+
+TEST_CASE("a store at another place of the user is found before a new one is started") {
+  const Folder folder;
+  Places places = places_in(folder);
+  places.other_folders = {folder / "other"};
+  fs::create_directory(folder / "other");
+  CHECK(stores_beside(places, places.user_folder + "/socket").empty());
+  const Listener other(folder / "other/socket", 5);
+  Result<Found> found = look_up(places, false, {});
+  REQUIRE(found.has_value());
+  CHECK(found->hello.store_id == 5);
+  const Listener user(places.user_folder + "/socket", 3);
+  CHECK(look_up(places, false, {}).value().hello.store_id == 3);
+  CHECK(stores_beside(places, places.user_folder + "/socket") ==
+        std::vector<std::string>{folder / "other/socket"});
 }
 
 TEST_CASE("no daemon is started in a folder that is a symlink") {

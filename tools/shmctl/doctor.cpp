@@ -8,11 +8,11 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "client/program.hpp"
 #include "commands.hpp"
 #include "connect.hpp"
 #include "json.hpp"
 #include "output.hpp"
-#include "private_daemon.hpp"
 #include "system_checks.hpp"
 
 namespace shmctl {
@@ -20,6 +20,8 @@ namespace shmctl {
 using shmstore::Client;
 using shmstore::ErrorCode;
 using shmstore::StoreStatus;
+using shmstore::client_internal::find_daemon_program;
+using shmstore::client_internal::Program;
 
 namespace {
 
@@ -77,9 +79,9 @@ Check unreachable_check(const Globals& globals, const shmstore::Error& error) {
             "starting one",
             "start shmstored, or unset SHMSTORE_AUTOSTART"};
   }
-  Result<std::string> program = find_daemon();
+  Result<Program> program = find_daemon_program();
   if (!program) return {Level::fail, "daemon", "none runs, and " + program.error().text, ""};
-  return {Level::ok, "daemon", "none runs; the first client starts " + *program, ""};
+  return {Level::ok, "daemon", "none runs; the first client starts " + program->path, ""};
 }
 
 Check version_check(const StoreStatus& status) {

@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -22,6 +23,8 @@ namespace shmctl {
 
 using shmstore::ErrorCode;
 using shmstore::make_error;
+using shmstore::client_internal::find_daemon_program;
+using shmstore::client_internal::Program;
 
 namespace {
 
@@ -31,20 +34,6 @@ constexpr auto kStartTimeMax = std::chrono::seconds(60);
 constexpr auto kStopTimeMax = std::chrono::seconds(20);
 constexpr auto kPollInterval = std::chrono::milliseconds(2);
 constexpr std::size_t kLogLinesMax = 5;
-
-bool is_program(const std::string& path) {
-  struct stat status {};
-  return stat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode) &&
-         access(path.c_str(), X_OK) == 0;
-}
-
-std::string own_folder() {
-  std::string path(4096, '\0');
-  const ssize_t length = readlink("/proc/self/exe", path.data(), path.size());
-  if (length <= 0) return ".";
-  path.resize(static_cast<std::size_t>(length));
-  return path.substr(0, path.rfind('/'));
-}
 
 /// True when `daemon` listens on the socket: another one may have been there before.
 bool listens(pid_t daemon, const std::string& socket_path) {
@@ -62,8 +51,7 @@ bool listens(pid_t daemon, const std::string& socket_path) {
 }
 
 /// In the child: a daemon that hears no terminal and does not outlive shmctl.
-[[noreturn]] void exec_daemon(const std::string& program, const std::string& socket, int log,
-                              pid_t parent) {
+[[noreturn]] void exec_daemon(const Program& program, std::string socket, int log, pid_t parent) {
   setsid();
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   if (getppid() != parent) _exit(1);  // shmctl ended before it took effect.
@@ -79,38 +67,18 @@ bool listens(pid_t daemon, const std::string& socket_path) {
   dup2(null, STDIN_FILENO);
   dup2(log, STDOUT_FILENO);
   dup2(log, STDERR_FILENO);
-  execl(program.c_str(), "shmstored", "--socket", socket.c_str(), nullptr);
-  dprintf(STDERR_FILENO, "%s: %s\n", program.c_str(), std::strerror(errno));
+  std::string name = "shmstored";
+  std::string option = "--socket";
+  const std::array<char*, 4> arguments = {name.data(), option.data(), socket.data(), nullptr};
+  execute_program(program, arguments.data(), environ);
+  dprintf(STDERR_FILENO, "%s: %s\n", program.path.c_str(), std::strerror(errno));
   _exit(127);
 }
 
 }  // namespace
 
-Result<std::string> find_daemon() {
-  if (const char* named = std::getenv("SHMSTORE_DAEMON"); named != nullptr && *named != '\0') {
-    if (is_program(named)) return std::string(named);
-    return make_error(ErrorCode::disconnected,
-                      "$SHMSTORE_DAEMON is " + std::string(named) + ", which is no program");
-  }
-  const std::string folder = own_folder();
-  for (const char* place : {"/shmstored", "/../sbin/shmstored"}) {
-    if (is_program(folder + place)) return folder + place;
-  }
-  const char* variable = std::getenv("PATH");
-  std::string path = variable == nullptr ? "" : variable;
-  while (!path.empty()) {
-    const std::size_t colon = path.find(':');
-    const std::string program = path.substr(0, colon) + "/shmstored";
-    if (is_program(program)) return program;
-    path = colon == std::string::npos ? "" : path.substr(colon + 1);
-  }
-  return make_error(ErrorCode::disconnected, "shmstored was not found beside " + folder +
-                                                 "/shmctl, in ../sbin or in $PATH; "
-                                                 "$SHMSTORE_DAEMON can name it");
-}
-
 Result<PrivateDaemon> PrivateDaemon::start(const std::string& socket) {
-  Result<std::string> program = find_daemon();
+  Result<Program> program = find_daemon_program();
   if (!program) return program.error();
   PrivateDaemon daemon;
   if (Result<void> made = daemon.make_folder(); !made) return made.error();
@@ -146,7 +114,7 @@ Result<void> PrivateDaemon::make_folder() {
   return {};
 }
 
-Result<void> PrivateDaemon::spawn(const std::string& program) {
+Result<void> PrivateDaemon::spawn(const Program& program) {
   const std::string log_path = folder_ + "/log";
   const UniqueFd log(open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
   if (!log.valid()) return file_error(log_path, errno);

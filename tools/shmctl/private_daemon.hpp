@@ -6,13 +6,10 @@
 #include <string>
 #include <vector>
 
+#include "client/program.hpp"
 #include "output.hpp"
 
 namespace shmctl {
-
-/// Where shmstored is: $SHMSTORE_DAEMON, beside this program, in ../sbin, in $PATH.
-/// Error: disconnected, text says where was looked.
-[[nodiscard]] Result<std::string> find_daemon();
 
 class PrivateDaemon {
  public:
@@ -37,7 +34,7 @@ class PrivateDaemon {
  private:
   PrivateDaemon() = default;
   Result<void> make_folder();
-  Result<void> spawn(const std::string& program);
+  Result<void> spawn(const shmstore::client_internal::Program& program);
   Result<void> wait_until_ready();
   void stop() noexcept;
 
