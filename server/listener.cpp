@@ -6,6 +6,7 @@
 #include "server/listener.hpp"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -16,7 +17,6 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -214,7 +214,7 @@ Result<UniqueFd> lock_patiently(const std::string& path, const sockaddr_un& addr
     Result<UniqueFd> locked = lock(path);
     if (locked || locked.error().code != ErrorCode::busy || answers(address)) return locked;
     if (std::chrono::steady_clock::now() > deadline) return locked;
-    std::this_thread::sleep_for(kPause);
+    (void)::poll(nullptr, 0, static_cast<int>(kPause.count()));
   }
 }
 
@@ -388,7 +388,7 @@ Result<Listener> Listener::await_predecessor(Listener listener) {
       log(LogLevel::warning, "two stores", {{"text", locked.error().text + ", but not reached"}});
       return listener;
     }
-    std::this_thread::sleep_for(kPause);
+    (void)::poll(nullptr, 0, static_cast<int>(kPause.count()));
   }
 }
 
