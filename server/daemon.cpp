@@ -1,6 +1,8 @@
-/// One thread runs everything here but the memory worker; it never blocks but in epoll_wait. The
-/// order of the members of DaemonImpl is the order of dependence; only the worker, whose jobs point
-/// into the store, is stopped before any of them goes.
+/// One thread runs everything here but the memory worker; it never blocks but in epoll_wait.
+/// Handlers of events are short: what takes time is done in turns (take_turn), and between two
+/// turns the loop looks for new events, so that a signal, a timer or another user waits for one
+/// turn at most. The order of the members of DaemonImpl is the order of dependence; only the
+/// worker, whose jobs point into the store, is stopped before any of them goes.
 
 #include "server/daemon.hpp"
 
@@ -12,7 +14,6 @@
 #include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
-#include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <csignal>
@@ -30,11 +31,13 @@
 #include "server/log.hpp"
 #include "server/memfd_store.hpp"
 #include "server/memory_worker.hpp"
+#include "server/probe_timer.hpp"
 #include "server/registry.hpp"
 #include "server/service_manager.hpp"
 #include "server/session.hpp"
 #include "server/signals_held.hpp"
 #include "server/socket_keeper.hpp"
+#include "server/turns.hpp"
 #include "shmstore/version.hpp"
 
 namespace shmstore::server {
@@ -46,15 +49,20 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 constexpr std::uint32_t kNobody = 65534;
-constexpr int kAcceptsPerWakeMax = 64;
+/// Who connects is asked for its groups, its command …: some 30 µs each.
+constexpr int kAcceptsPerWakeMax = 4;
+/// How long a user's turn is, and how long handlers may go on before there is one. What has begun
+/// is finished.
+constexpr std::chrono::microseconds kTurn{100};
+/// Of sessions that have ended, before the time is looked at.
+constexpr std::uint64_t kLeasesAtOnce = 32;
+/// Whose turn the daemon's own work has: nobody connects with this uid.
+constexpr std::uint32_t kOwnWork = UINT32_MAX;
 constexpr milliseconds kAcceptPause{100};
 /// Connections that are only told why they are not served: beside the others, and few, so that
 /// those who are refused and stay take up nobody's place.
 constexpr std::size_t kRefusedMax = 16;
 constexpr seconds kHelloWithin{10};
-constexpr milliseconds kProbeFirst{10};
-constexpr milliseconds kProbeAgain{1};  // after a success: there are probably more
-constexpr milliseconds kProbeLast{1000};
 /// A timer sleeps by CLOCK_MONOTONIC, deadlines are CLOCK_BOOTTIME: looking again now and then
 /// catches up with the time that the machine was suspended.
 constexpr std::int64_t kSleepMsMax = 60'000;
@@ -105,7 +113,7 @@ class DaemonImpl final : public Daemon, private Outbox {
 
   void wait_accept();
   /// False: not now, for want of memory.
-  bool accept_some();
+  bool accept_some(int most = kAcceptsPerWakeMax);
   void accept_later();
   Result<void> listen_again();
   void turn_away();
@@ -121,11 +129,11 @@ class DaemonImpl final : public Daemon, private Outbox {
   void reload();
   void stop(std::string_view reason);
 
+  void serve_events();
+  void take_turn();
   void after_work();
-  void end_some_later();
+  void own_work();
   void set_deadline_timer();
-  void set_probe_timer();
-  void ask_after(std::chrono::milliseconds delay);
   void set_idle_timer();
   void set_watchdog_timer(std::uint64_t interval_us);
   [[nodiscard]] bool is_idle() const;
@@ -145,23 +153,22 @@ class DaemonImpl final : public Daemon, private Outbox {
   Dispatcher dispatcher_;
   WritablePoll writable_;
   SessionContext context_;
+  Turns<std::shared_ptr<ClientSession>> turns_;  // null: the daemon's own work
   Descriptor accepting_;
   SocketKeeper keeper_;
   Descriptor completions_;
   Descriptor writable_events_;
   asio::signal_set signals_;
   asio::steady_timer deadline_timer_;
-  asio::steady_timer probe_timer_;
+  ProbeTimer probe_timer_;
   asio::steady_timer idle_timer_;
   asio::steady_timer hello_timer_;
   asio::steady_timer accept_timer_;
   asio::steady_timer watchdog_timer_;
   std::optional<std::int64_t> deadline_set_;
-  milliseconds probe_after_{0};  // 0: the timer is not set
-  std::uint64_t pinned_seen_ = 0;
   std::size_t refused_ = 0;  // of the sessions, those that are told why and closed
   bool idle_set_ = false;
-  bool end_posted_ = false;
+  bool own_work_in_line_ = false;
   LogLimit refusals_{20};
   SessionId last_session_ = 0;
   std::unordered_map<SessionId, std::shared_ptr<ClientSession>> sessions_;
@@ -200,7 +207,9 @@ DaemonImpl::DaemonImpl(const Options& flags, const Options& options, bool autost
                store_,
                writable_,
                [this](SessionId id, std::string_view reason) { end_session(id, reason); },
-               [this] { after_work(); }},
+               [this](std::uint32_t uid, std::shared_ptr<ClientSession> session) {
+                 turns_.add(uid, std::move(session));
+               }},
       accepting_(io_, listener_.native_handle()),
       keeper_(
           io_, listener_, autostarted,
@@ -210,7 +219,7 @@ DaemonImpl::DaemonImpl(const Options& flags, const Options& options, bool autost
       writable_events_(io_, writable_.native_handle()),
       signals_(io_, SIGTERM, SIGINT, SIGHUP),
       deadline_timer_(io_),
-      probe_timer_(io_),
+      probe_timer_(io_, dispatcher_, store_, [this] { after_work(); }),
       idle_timer_(io_),
       hello_timer_(io_),
       accept_timer_(io_),
@@ -220,6 +229,7 @@ DaemonImpl::~DaemonImpl() {
   worker_.stop();
   for (auto& [id, session] : sessions_) session->close();
   sessions_.clear();
+  turns_ = {};
   // These were only borrowed.
   (void)accepting_.release();
   (void)completions_.release();
@@ -248,8 +258,38 @@ int DaemonImpl::run() {
   notify_manager("READY=1");
   if (const auto interval = watchdog_interval_us()) set_watchdog_timer(*interval);
   after_work();
-  io_.run();
+  while (!io_.stopped()) {
+    if (turns_.empty()) {
+      io_.run_one();
+    } else {
+      serve_events();
+    }
+    if (!turns_.empty()) take_turn();
+  }
   return 0;
+}
+
+// -- turns ----------------------------------------------------------------------------------------
+
+/// What has happened, without waiting. Mostly sessions join the line here.
+void DaemonImpl::serve_events() {
+  const auto until = std::chrono::steady_clock::now() + kTurn;
+  while (io_.poll_one() != 0 && std::chrono::steady_clock::now() < until) {
+  }
+}
+
+void DaemonImpl::take_turn() {
+  const TurnOver over = [until = std::chrono::steady_clock::now() + kTurn] {
+    return std::chrono::steady_clock::now() >= until;
+  };
+  turns_.give_one(
+      [this, &over](const std::shared_ptr<ClientSession>& session) {
+        if (session != nullptr) return session->take_turn(over);
+        own_work_in_line_ = false;
+        while (dispatcher_.has_ending() && !over()) dispatcher_.end_some(kLeasesAtOnce);
+      },
+      over);
+  after_work();
 }
 
 // -- sessions -------------------------------------------------------------------------------------
@@ -276,8 +316,8 @@ void DaemonImpl::accept_later() {
   });
 }
 
-bool DaemonImpl::accept_some() {
-  for (int n = 0; n < kAcceptsPerWakeMax; ++n) {
+bool DaemonImpl::accept_some(int most) {
+  for (int n = 0; n < most; ++n) {
     UniqueFd socket(
         ::accept4(listener_.native_handle(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (socket.valid()) {
@@ -293,7 +333,7 @@ bool DaemonImpl::accept_some() {
 
 /// On a new socket: who has connected to the old one is served first.
 Result<void> DaemonImpl::listen_again() {
-  (void)accept_some();
+  (void)accept_some(SOMAXCONN);
   (void)accepting_.release();
   Result<void> bound = listener_.rebind();
   boost::system::error_code error;
@@ -479,20 +519,16 @@ void DaemonImpl::stop(std::string_view reason) {
 
 /// After everything that may have changed what the timers are for.
 void DaemonImpl::after_work() {
-  end_some_later();
+  own_work();
   set_deadline_timer();
-  set_probe_timer();
+  probe_timer_.set();
   set_idle_timer();
 }
 
-/// Behind everything that is ready now: who asks in between is served first.
-void DaemonImpl::end_some_later() {
-  if (!dispatcher_.has_ending() || std::exchange(end_posted_, true)) return;
-  asio::post(io_, [this] {
-    end_posted_ = false;
-    dispatcher_.end_some();
-    after_work();
-  });
+/// What is left to do of what nobody waits for.
+void DaemonImpl::own_work() {
+  if (!dispatcher_.has_ending() || std::exchange(own_work_in_line_, true)) return;
+  turns_.add(kOwnWork, nullptr);
 }
 
 void DaemonImpl::set_deadline_timer() {
@@ -510,29 +546,6 @@ void DaemonImpl::set_deadline_timer() {
     if (error) return;
     deadline_set_.reset();
     dispatcher_.tick();
-    after_work();
-  });
-}
-
-/// Nobody tells when the last mapping of a released segment goes: asked again with back-off, which
-/// begins anew when there are more.
-void DaemonImpl::set_probe_timer() {
-  const std::uint64_t pinned = store_.pinned_segments();
-  const bool more = pinned > pinned_seen_;
-  pinned_seen_ = pinned;
-  if (pinned == 0 || (probe_after_.count() != 0 && !more)) return;
-  ask_after(kProbeFirst);
-}
-
-void DaemonImpl::ask_after(milliseconds delay) {
-  probe_after_ = delay;
-  probe_timer_.expires_after(delay);
-  probe_timer_.async_wait([this](const boost::system::error_code& error) {
-    if (error) return;
-    const std::uint64_t freed = dispatcher_.probe_released();
-    const milliseconds next = freed != 0 ? kProbeAgain : std::min(probe_after_ * 2, kProbeLast);
-    probe_after_ = milliseconds(0);
-    if (store_.pinned_segments() != 0) ask_after(next);
     after_work();
   });
 }

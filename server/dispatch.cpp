@@ -26,7 +26,6 @@ constexpr std::size_t kProbesPerRequest = 256;
 /// a million arrays. The first turn is its own; the others are shared by all that have ended, and
 /// many may end at the same moment.
 constexpr std::size_t kLeasesAtOnce = 64;
-constexpr std::size_t kLeasesPerTurn = 256;
 /// What gone sessions hold is not charged any more. So that nobody can make more of it than goes,
 /// for each lease that there are more than after the last turn so many go besides.
 constexpr std::uint64_t kLeasesPerNewOne = 2;
@@ -98,11 +97,11 @@ void Dispatcher::end_session(SessionId session) {
   check_after_request();
 }
 
-void Dispatcher::end_some() {
+void Dispatcher::end_some(std::uint64_t leases_wanted) {
   if (ending_.empty()) return;
   std::uint64_t leases = registry_.counts().leases;
   const std::uint64_t more = leases - std::min(leases, leases_after_turn_);
-  std::uint64_t left = kLeasesPerTurn + kLeasesPerNewOne * more;
+  std::uint64_t left = leases_wanted + kLeasesPerNewOne * more;
   while (left > 0 && !ending_.empty()) {
     const SessionId session = ending_.front();
     ending_.pop_front();

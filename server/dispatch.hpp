@@ -72,9 +72,9 @@ class Dispatcher {
   /// Ends what the session had; the one way out for every session that was opened. What it holds
   /// beyond a few arrays is left for end_some().
   void end_session(SessionId session);
-  /// Takes a bounded number of leases from sessions that have ended; to be called, with other
-  /// events handled in between, while there are any.
-  void end_some();
+  /// Takes about so many leases from sessions that have ended; to be called, with other events
+  /// handled in between, while there are any.
+  void end_some(std::uint64_t leases);
   [[nodiscard]] bool has_ending() const noexcept { return !ending_.empty(); }
 
   /// The frame to send instead of `frame`, whose descriptor could not be opened. Gives the grant

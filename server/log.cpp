@@ -1,15 +1,30 @@
+/// Lines to standard error, which never wait: whoever is to read them may have stopped, and the
+/// event loop goes on. A pipe or a terminal is asked first whether it has room, and a line is at
+/// most what a pipe with room takes without blocking. (O_NONBLOCK would do the same, but it belongs
+/// to the open description, which others share.) Lines without room are dropped and counted; the
+/// count is logged when there is room again.
+
 #include "server/log.hpp"
 
+#include <poll.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
+#include <cerrno>
+#include <climits>
 #include <cstdio>
 #include <cstdlib>
+#include <mutex>
 
 namespace shmstore::server {
 namespace {
+
+/// A pipe that has room at all takes so much.
+constexpr std::size_t kLineBytesMax = PIPE_BUF;
 
 std::atomic<LogLevel> level_in_force{LogLevel::info};
 
@@ -20,6 +35,22 @@ bool is_journal() {
   if (stream == nullptr || ::fstat(STDERR_FILENO, &status) != 0) return false;
   const std::string ours = std::to_string(status.st_dev) + ":" + std::to_string(status.st_ino);
   return ours == stream;
+}
+
+/// Not waiting for a reader. False: there is no room for it now.
+bool write_now(std::string_view line) {
+  struct stat status {};
+  if (::fstat(STDERR_FILENO, &status) == 0 && S_ISSOCK(status.st_mode)) {
+    return ::send(STDERR_FILENO, line.data(), line.size(), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0 ||
+           errno != EAGAIN;
+  }
+  if (S_ISFIFO(status.st_mode) || S_ISCHR(status.st_mode)) {
+    pollfd room{STDERR_FILENO, POLLOUT, 0};
+    if (::poll(&room, 1, 0) == 0) return false;
+  }
+  // Gone or full in another way: nobody could be told.
+  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, line.data(), line.size());
+  return true;
 }
 
 /// syslog(3) priorities of our levels.
@@ -100,11 +131,24 @@ std::string log_line(LogLevel level, std::string_view event,
 void log(LogLevel level, std::string_view event, std::initializer_list<LogField> fields) {
   if (!log_enabled(level)) return;
   static const bool journal = is_journal();
-  std::string line;
-  if (journal) line += kJournalPrefix[static_cast<std::size_t>(level)];
-  line += log_line(level, event, fields);
-  line += '\n';
-  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, line.data(), line.size());
+  static std::mutex mutex;  // between asking for room and writing nobody else may take it
+  static std::uint64_t dropped = 0;
+  const auto whole_line = [](LogLevel of, std::string text) {
+    if (journal) text.insert(0, kJournalPrefix[static_cast<std::size_t>(of)]);
+    text.resize(std::min(text.size(), kLineBytesMax - 1));
+    return text += '\n';
+  };
+  const std::string line = whole_line(level, log_line(level, event, fields));
+  const std::lock_guard lock(mutex);
+  if (dropped > 0) {
+    if (!write_now(whole_line(LogLevel::warning, log_line(LogLevel::warning, "log lines dropped",
+                                                          {{"lines", dropped}})))) {
+      ++dropped;
+      return;
+    }
+    dropped = 0;
+  }
+  if (!write_now(line)) ++dropped;
 }
 
 }  // namespace shmstore::server

@@ -39,7 +39,8 @@ struct LogField {
 void set_log_level(LogLevel level) noexcept;
 [[nodiscard]] bool log_enabled(LogLevel level) noexcept;
 
-/// Writes the line with one write(2); a log target that is gone or full is ignored. Any thread.
+/// Writes the line at once or not at all: it never waits for whoever reads the log. Lines that
+/// found no room are counted, and the next one that finds some says how many. Any thread.
 void log(LogLevel level, std::string_view event, std::initializer_list<LogField> fields = {});
 
 /// Keeps a client that misbehaves from filling the log: so many lines of one kind in a minute, then

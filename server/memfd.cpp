@@ -187,9 +187,17 @@ Result<UniqueFd> reopen(int fd, bool writable) {
   static const UniqueFd folder(::open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC));
   std::array<char, 16> name{};
   (void)std::snprintf(name.data(), name.size(), "%d", fd);
-  UniqueFd fresh(::openat(folder.get(), name.data(), (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
+  // A process that may open the file could hold a lease on it (F_SETLEASE): without O_NONBLOCK the
+  // kernel would let us wait for its end, 45 s. For memory files the flag means nothing else.
+  const int flags = (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK;
+  UniqueFd fresh(::openat(folder.get(), name.data(), flags));
   if (fresh.valid()) return fresh;
   const int error = errno;
+  if (error == EWOULDBLOCK) {
+    return make_error(ErrorCode::busy,
+                      "segment: some process has taken a file lease (F_SETLEASE) on this memory; "
+                      "the kernel ends it after /proc/sys/fs/lease-break-time seconds");
+  }
   if (error == EMFILE || error == ENFILE) {
     return no_capacity("descriptors: none left to re-open a segment", error);
   }

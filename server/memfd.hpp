@@ -31,7 +31,8 @@ enum class HugePages : std::uint8_t {
 [[nodiscard]] Result<UniqueFd> make_memfd(std::uint64_t bytes);
 
 /// A fresh description of the same file. REQUIRES: the process has not forked since the first call.
-/// Errors: no_capacity (descriptors), internal (/proc).
+/// Never waits. Errors: no_capacity (descriptors), busy (somebody has a file lease), internal
+/// (/proc).
 [[nodiscard]] Result<UniqueFd> reopen(int fd, bool writable);
 
 /// Puts pages, zero for whoever looks, behind [offset, offset + bytes): huge ones where whole ones

@@ -33,7 +33,8 @@ class SegmentStore {
   /// Nobody wants this allocation any more: stop early and answer no_capacity. Unknown: nothing.
   virtual void cancel(std::uint64_t ticket) = 0;
 
-  /// A freshly opened description to send; never the original. Errors: no_capacity, not_found.
+  /// A freshly opened description to send; never the original. Never waits. Errors:
+  /// no_capacity, not_found, busy (a process has a file lease on it).
   virtual Result<UniqueFd> open(SegmentId segment, bool writable) = 0;
 
   /// F_SEAL_WRITE. Error through `done`: busy while somebody has a writable mapping.

@@ -1,3 +1,7 @@
+/// Events put a session in line for a turn of its user; take_turn() is where everything happens. A
+/// session is in line at most once, and holds itself while it is. Whatever ends it, its client's
+/// last words are read first (finish_some), also that in turns.
+
 #include "server/session.hpp"
 
 #include <linux/sockios.h>
@@ -5,7 +9,6 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#include <boost/asio/post.hpp>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -17,7 +20,6 @@ namespace {
 
 namespace asio = boost::asio;
 
-constexpr int kFramesPerWakeMax = 16;
 constexpr std::size_t kQueueBytesMax = std::size_t{1} << 20U;
 /// Of all sessions of one user.
 constexpr std::size_t kUserQueueBytesMax = std::size_t{32} << 20U;
@@ -28,9 +30,14 @@ constexpr int kDrainedFramesMax = 4096;
 /// What is carried out at most for a client that is gone; more than a socket's buffer holds.
 constexpr int kLastFramesMax = 1024;
 
-bool of_data_plane(Bytes frame) {
+/// What a client that is gone may still have meant for others: to let go of an array, to hand it
+/// on, to call it whole or broken. Everything else was for itself.
+bool counts_after_the_end(Bytes frame) {
   protocol::FrameHeader header;
-  return read_header(frame, header) && header.op < static_cast<std::uint16_t>(protocol::Op::list);
+  if (!read_header(frame, header)) return false;
+  using protocol::Op;
+  const auto op = static_cast<Op>(header.op);
+  return op == Op::release || op == Op::seal || op == Op::abort || op == Op::handover;
 }
 
 }  // namespace
@@ -52,7 +59,7 @@ void ClientSession::start() {
   if (!process_.is_open()) return;
   process_.async_wait(asio::posix::stream_descriptor::wait_read,
                       [self = shared_from_this()](const boost::system::error_code& error) {
-                        if (!error && !self->closed_) self->finish("process ended");
+                        if (!error && !self->closed_) self->client_gone("process ended");
                       });
 }
 
@@ -72,42 +79,65 @@ void ClientSession::close() {
   clear_queue();
 }
 
+// -- turns ----------------------------------------------------------------------------------------
+
+void ClientSession::want_turn() {
+  if (!std::exchange(in_line_, true)) context_.want_turn(uid_, shared_from_this());
+}
+
+void ClientSession::take_turn(const TurnOver& over) {
+  in_line_ = false;
+  if (closed_) return;
+  if (failed_) {
+    if (gone_) return finish_some(over);
+    return context_.end(id(), end_reason_);
+  }
+  if (flush_due_) flush_some(over);
+  if (closed_ || failed_) return;
+  if (flush_due_) return want_turn();
+  if (readable_ && queue_.empty()) read_some(over);
+}
+
 // -- reading --------------------------------------------------------------------------------------
 
 void ClientSession::wait_readable() {
   socket_.async_wait(asio::socket_base::wait_read,
                      [self = shared_from_this()](const boost::system::error_code& error) {
-                       if (!error && !self->closed_) self->on_readable();
+                       if (error || self->closed_) return;
+                       self->readable_ = true;
+                       self->want_turn();
                      });
 }
 
-void ClientSession::on_readable() {
-  for (int n = 0; n < kFramesPerWakeMax; ++n) {
-    if (!read_one()) break;
-  }
-  context_.after_work();
-  if (closed_ || failed_) return;
-  if (queue_.empty()) {
-    wait_readable();
-  } else {
-    paused_ = true;
-  }
+/// With an empty queue. Once that is not, reading goes on when it has been sent.
+void ClientSession::read_some(const TurnOver& over) {
+  do {
+    const bool took = take_one();
+    if (closed_ || failed_) return;
+    if (!took) {
+      readable_ = false;
+      return wait_readable();
+    }
+    if (!queue_.empty()) return;
+  } while (!over());
+  want_turn();
 }
 
-bool ClientSession::read_one() {
-  return take_one() && !closed_ && !failed_ && queue_.empty();
+void ClientSession::client_gone(std::string_view reason) {
+  gone_ = true;
+  if (!std::exchange(failed_, true)) end_reason_ = reason;
+  clear_queue();
+  want_turn();
 }
 
 /// The client is gone. What it had sent before is carried out, unanswered: a release among it was
 /// meant, and an array that was let go in time is not broken by a death that came after.
-void ClientSession::finish(std::string_view reason) {
-  failed_ = true;
-  clear_queue();
-  for (int n = 0; n < kLastFramesMax && !closed_; ++n) {
+void ClientSession::finish_some(const TurnOver& over) {
+  for (; last_frames_ < kLastFramesMax && !closed_; ++last_frames_) {
+    if (over()) return want_turn();
     if (!take_one()) break;
   }
-  if (!closed_) context_.end(id(), reason);
-  context_.after_work();
+  if (!closed_) context_.end(id(), end_reason_);
 }
 
 bool ClientSession::take_one() {
@@ -127,7 +157,7 @@ bool ClientSession::take_one() {
     return false;
   }
   const Bytes bytes(context_.buffer.data(), static_cast<std::size_t>(got));
-  if (failed_ && !of_data_plane(bytes)) return true;  // It would only look.
+  if (failed_ && !counts_after_the_end(bytes)) return true;
   if (refusal_) {
     context_.dispatcher.refuse(id(), bytes, *refusal_);
     violate("refused");
@@ -254,15 +284,20 @@ void ClientSession::clear_queue() {
 
 void ClientSession::on_writable() {
   if (closed_ || failed_) return;
-  flush();
+  flush_due_ = true;
+  want_turn();
+}
+
+void ClientSession::flush_some(const TurnOver& over) {
+  flush_due_ = false;
+  send_queued(over);
   if (closed_ || failed_ || !queue_.empty()) return;
   context_.writable.remove(socket_.native_handle());
   watched_ = false;
   if (std::exchange(events_missed_, false)) context_.dispatcher.resume_watch(id());
-  if (queue_.empty() && std::exchange(paused_, false)) wait_readable();
 }
 
-void ClientSession::flush() {
+void ClientSession::send_queued(const TurnOver& over) {
   flushing_ = true;
   while (!queue_.empty() && !failed_ && !closed_) {
     // Taken out first: sending may lead to more frames for this session.
@@ -270,14 +305,13 @@ void ClientSession::flush() {
     queue_.pop_front();
     uncharge_queue(next.frame.size());
     const Sent sent = try_send(next.frame, next.descriptor);
-    if (sent == Sent::yes) continue;
-    if (sent == Sent::never) {
-      fail("cannot be written to");
-    } else {
+    if (sent == Sent::never) fail("cannot be written to");
+    if (sent == Sent::not_now) {
       charge_queue(next.frame.size());
       queue_.push_front(std::move(next));
     }
-    break;
+    flush_due_ = sent == Sent::yes && over();
+    if (sent != Sent::yes || flush_due_) break;
   }
   flushing_ = false;
 }
@@ -285,13 +319,9 @@ void ClientSession::flush() {
 /// Not at once: this may come out of the middle of the effects of another session's request.
 void ClientSession::fail(std::string_view reason) {
   if (std::exchange(failed_, true)) return;
+  end_reason_ = reason;
   clear_queue();
-  asio::post(context_.io, [self = shared_from_this(), reason] {
-    if (self->closed_) return;
-    if (self->gone_) return self->finish(reason);
-    self->context_.end(self->id(), reason);
-    self->context_.after_work();
-  });
+  want_turn();
 }
 
 }  // namespace shmstore::server

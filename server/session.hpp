@@ -2,13 +2,14 @@
 /// One connected client, as the event loop sees it (to the registry a session is a number and what
 /// it holds): its socket, its process, its outgoing queue.
 ///
-/// Reading: frames go to the dispatcher as they come, a bounded number per wake-up, so that nobody
-/// waits behind a client that floods. While the outgoing queue holds anything no frame is read:
-/// who does not take replies gets no further.
-/// Writing: straight to the socket; what does not fit waits in the queue, in order. A frame with a
-/// descriptor also waits while an earlier one is unread (descriptors on their way count against
-/// the daemon's limit). A queue over its limit ends the session.
-/// The end: EOF, a protocol violation, or the connecting process's end, whichever is seen first.
+/// Turns: an event (readable, writable, the end of the process) only asks for a turn; everything
+/// that takes time is done in one, until the turn is over or nothing is left. So who floods, or has
+/// many sessions, takes from the turns of his own user only. Reading: frames go to the dispatcher
+/// as they come. While the outgoing queue holds anything no frame is read: who does not take
+/// replies gets no further. Writing: straight to the socket; what does not fit waits in the queue,
+/// in order. A frame with a descriptor also waits while an earlier one is unread (descriptors on
+/// their way count against the daemon's limit). A queue over its limit ends the session. The end:
+/// EOF, a protocol violation, or the connecting process's end, whichever is seen first.
 
 #include <boost/asio/generic/seq_packet_protocol.hpp>
 #include <boost/asio/io_context.hpp>
@@ -29,6 +30,8 @@
 
 namespace shmstore::server {
 
+class ClientSession;
+
 /// What all sessions share; outlives them.
 struct SessionContext {
   boost::asio::io_context& io;
@@ -37,14 +40,17 @@ struct SessionContext {
   WritablePoll& writable;
   /// Ends a session: takes it from the table, closes it, tells the dispatcher.
   std::function<void(SessionId, std::string_view reason)> end;
-  /// After frames have been handled: timers may have to be set.
-  std::function<void()> after_work;
+  /// Puts a session in line for a turn.
+  std::function<void(std::uint32_t uid, std::shared_ptr<ClientSession>)> want_turn;
   /// Bytes that wait in the queues of a user's sessions: what a user who does not read can make the
   /// daemon hold is bounded, however many connections he has.
   std::unordered_map<std::uint32_t, std::size_t> queued_bytes = {};
   /// One message is handled at a time, so one buffer serves all.
   std::vector<std::byte> buffer = std::vector<std::byte>(protocol::kFrameBytesMax);
 };
+
+/// Whether the turn is over.
+using TurnOver = std::function<bool()>;
 
 class ClientSession : public std::enable_shared_from_this<ClientSession> {
  public:
@@ -58,6 +64,8 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   bool offer(Bytes frame);
   /// The peer has read something.
   void on_writable();
+  /// Does what there is to do until the turn is over; asks for another one when something is left.
+  void take_turn(const TurnOver& over);
   /// Twice is fine.
   void close();
 
@@ -76,13 +84,13 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
     DescriptorRef descriptor;
   };
 
+  void want_turn();
   void wait_readable();
-  void on_readable();
-  /// False: no further frame is to be read now.
-  bool read_one();
+  void read_some(const TurnOver& over);
   /// False: there was none, or it ended the session.
   bool take_one();
-  void finish(std::string_view reason);
+  void client_gone(std::string_view reason);
+  void finish_some(const TurnOver& over);
   void violate(std::string_view reason);
   Sent try_send(Bytes frame, DescriptorRef descriptor);
   Sent send_message(Bytes frame, int descriptor);
@@ -92,7 +100,8 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   void charge_queue(std::size_t bytes);
   void uncharge_queue(std::size_t bytes);
   void clear_queue();
-  void flush();
+  void flush_some(const TurnOver& over);
+  void send_queued(const TurnOver& over);
   void fail(std::string_view reason);
 
   SessionContext& context_;
@@ -106,11 +115,15 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   bool descriptor_sent_ = false;  // may still be unread
   bool watched_ = false;          // by the WritablePoll
   bool flushing_ = false;
-  bool paused_ = false;  // not reading, the queue is not empty
+  bool flush_due_ = false;  // the peer has read something
+  bool readable_ = false;   // nothing waits for the socket: there may be frames
+  bool in_line_ = false;    // for a turn
   bool events_missed_ = false;
   bool failed_ = false;  // its end is on the way
-  bool gone_ = false;    // it has closed its end
+  bool gone_ = false;    // the client has closed its end, or is no more
   bool closed_ = false;
+  int last_frames_ = 0;  // taken since the client is gone
+  std::string_view end_reason_;
 };
 
 }  // namespace shmstore::server

@@ -234,6 +234,11 @@ std::string expected_state(std::string_view point, const std::string& how) {
   return how != "give_up" && kAfter.contains(point) ? "mutable" : "broken";
 }
 
+/// The daemon had read the request for the array, or only saw that the client is gone.
+bool may_have_been_granted(std::string_view point) {
+  return point == "attach.after_send";
+}
+
 }  // namespace
 
 TEST_CASE("exclusive: killed at any point: handed over, or broken, or as if it had never been") {
@@ -255,7 +260,8 @@ TEST_CASE("exclusive: killed at any point: handed over, or broken, or as if it h
       }
       CHECK(code == 128 + SIGKILL);
       ++passed;
-      CHECK(state == expected_state(point, how));
+      const bool never_granted = state == "mutable" && may_have_been_granted(point);
+      CHECK((never_granted || state == expected_state(point, how)));
       auto next = alone(client, "alone", kDoNotWait, state == "broken");
       CHECK(describe(next) == "ok");
       if (!next) continue;

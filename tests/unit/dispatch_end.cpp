@@ -23,11 +23,11 @@ TEST_CASE("dispatch: a session with many arrays ends in turns, others are served
   while (bench.dispatcher.has_ending()) {
     CHECK_FALSE(bench.ask(other, Op::ping).header.status);
     bench.put(other, "own" + std::to_string(deleted.size()));
-    turn([&] { bench.dispatcher.end_some(); });
+    turn([&] { bench.dispatcher.end_some(256); });
   }
   // In each turn one more than 256 by twice the lease that came since the last.
   CHECK(deleted == std::vector<std::size_t>{64, 258, 258, 258, 162});
-  bench.dispatcher.end_some();  // nothing to do
+  bench.dispatcher.end_some(256);  // nothing to do
 }
 
 TEST_CASE("dispatch: leases go faster than others come") {
@@ -44,9 +44,9 @@ TEST_CASE("dispatch: leases go faster than others come") {
   bench.dispatcher.end_session(first.id);
   CHECK(leases() == 2'000 - 64);
   for (int i = 0; i < 500; ++i) (void)bench.create(second, "", 0);
-  bench.dispatcher.end_some();
+  bench.dispatcher.end_some(256);
   CHECK(leases() == 2'000 - 64 + 500 - (256 + 2 * 500));
-  bench.dispatcher.end_some();
+  bench.dispatcher.end_some(256);
   CHECK(leases() == 2'000 - 64 + 500 - (256 + 2 * 500) - 256);
 }
 
@@ -60,9 +60,9 @@ TEST_CASE("dispatch: a turn takes from one session after the other until it has 
   for (const SessionState* session : gone) bench.dispatcher.end_session(session->id);
   SessionState& root = bench.join(kRoot);
   CHECK(has(bench.ask(root, Op::status, "{}").body, "\"arrays\":320,"));
-  bench.dispatcher.end_some();
+  bench.dispatcher.end_some(256);
   CHECK(has(bench.ask(root, Op::status, "{}").body, "\"arrays\":64,"));
-  bench.dispatcher.end_some();
+  bench.dispatcher.end_some(256);
   CHECK_FALSE(bench.dispatcher.has_ending());
 }
 
@@ -89,7 +89,7 @@ TEST_CASE("dispatch: a create that lacks room waits for what a session leaves be
   bench.mail.replies[other.id].clear();
   CHECK(bench.send(other, Op::create, Bench::create_text("served", 100 * 4096)));
   CHECK(bench.mail.replies[other.id].empty());
-  while (bench.dispatcher.has_ending()) bench.dispatcher.end_some();
+  while (bench.dispatcher.has_ending()) bench.dispatcher.end_some(256);
   REQUIRE(bench.mail.replies[other.id].size() == 1);
   CHECK_FALSE(bench.mail.replies[other.id].front().header.status);
 }
@@ -109,13 +109,13 @@ TEST_CASE("dispatch: of two creates that hope for the same room one is served, o
     CHECK(bench.send(other, Op::create, Bench::create_text(name, 400 * kPageBytes)));
   }
   CHECK(answers.empty());
-  bench.dispatcher.end_some();
-  bench.dispatcher.end_some();
+  bench.dispatcher.end_some(256);
+  bench.dispatcher.end_some(256);
   REQUIRE(bench.dispatcher.has_ending());
   for (int i = 0; i < 20; ++i) bench.dispatcher.probe_released();
   REQUIRE(answers.size() == 1);
   CHECK(has(answers[0].body, "first"));
-  bench.dispatcher.end_some();
+  bench.dispatcher.end_some(256);
   for (int i = 0; i < 20; ++i) bench.dispatcher.probe_released();
   REQUIRE(answers.size() == 2);
   CHECK(has(answers[1].body, "second"));
@@ -157,7 +157,7 @@ TEST_CASE("dispatch: a create over the number of arrays waits for sessions, not 
   CHECK(bench.create(other, "n", kPageBytes).is(ErrorCode::quota_exceeded));
   CHECK(bench.store.probes == probes);
   bench.dispatcher.end_session(gone.id);
-  bench.dispatcher.end_some();
+  bench.dispatcher.end_some(256);
   CHECK_FALSE(bench.create(other, "n", kPageBytes).header.status);
 }
 
@@ -173,7 +173,7 @@ TEST_CASE("dispatch: a create over the number of arrays is served when a session
   bench.mail.replies[other.id].clear();
   CHECK(bench.send(other, Op::create, Bench::create_text("n", 0)));
   CHECK(bench.mail.replies[other.id].empty());
-  while (bench.dispatcher.has_ending()) bench.dispatcher.end_some();
+  while (bench.dispatcher.has_ending()) bench.dispatcher.end_some(256);
   REQUIRE(bench.mail.replies[other.id].size() == 1);
   CHECK_FALSE(bench.mail.replies[other.id].front().header.status);
 }

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -84,6 +85,26 @@ TEST_CASE("memfd: a hard seal waits for writable mappings, then holds for everyb
   CHECK(::mmap(nullptr, kPageBytes, PROT_WRITE, MAP_SHARED, writer.get(), 0) == MAP_FAILED);
   CHECK(::pwrite(writer.get(), "x", 1, 0) < 0);
   CHECK_FALSE(punch(fd.get(), 0, kPageBytes));
+}
+
+TEST_CASE("memfd: re-opening does not wait for the end of somebody's file lease") {
+  // The kernel tells the holder of the lease that it ends.
+  struct sigaction ignored {};
+  struct sigaction before {};
+  ignored.sa_handler = SIG_IGN;
+  REQUIRE(::sigaction(SIGIO, &ignored, &before) == 0);
+  const UniqueFd fd = make_memfd(kPageBytes).value();
+  UniqueFd holder = reopen(fd.get(), false).value();
+  if (::fcntl(holder.get(), F_SETLEASE, F_RDLCK) == 0) {
+    const Result<UniqueFd> writer = reopen(fd.get(), true);  // breaks the lease: that takes 45 s
+    REQUIRE_FALSE(writer.has_value());
+    CHECK(writer.error().code == ErrorCode::busy);
+    CHECK(writer.error().text.find("F_SETLEASE") != std::string::npos);
+    CHECK_FALSE(LeaseProbe().is_free(fd.get()));
+    holder.reset();
+    CHECK(reopen(fd.get(), true).has_value());
+  }
+  (void)::sigaction(SIGIO, &before, nullptr);
 }
 
 TEST_CASE("lease probe: held by descriptors and by mappings, of either kind") {
