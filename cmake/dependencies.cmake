@@ -5,12 +5,9 @@ if(NOT TARGET Boost::headers)
   message(FATAL_ERROR "Boost ${Boost_VERSION} was found without its headers target")
 endif()
 
-if(SHMSTORE_DAEMON OR SHMSTORE_CTL OR SHMSTORE_TESTS)
+if(SHMSTORE_DAEMON OR SHMSTORE_CTL)
   find_package(nlohmann_json 3.9 REQUIRED)
   find_package(CLI11 2.1 REQUIRED)
-endif()
-if(SHMSTORE_TESTS)
-  find_package(doctest 2.4 REQUIRED)
 endif()
 
 # Asio as the daemon uses it: one thread runs it, so no handler tracking, and only its std types.

@@ -314,9 +314,11 @@ Result<std::string> AdminPlane::on_watch(Context& context) {
     of_user += watcher.uid == context.caller.uid ? 1U : 0U;
   }
   if (of_session >= kWatchesMax || of_user >= kUserWatchesMax) {
-    return make_error(ErrorCode::quota_exceeded, "watch: one session has at most " +
-                                                     std::to_string(kWatchesMax) + ", one user " +
-                                                     std::to_string(kUserWatchesMax));
+    std::string text = "watch: one session has at most ";
+    text += std::to_string(kWatchesMax);
+    text += ", one user ";
+    text += std::to_string(kUserWatchesMax);
+    return make_error(ErrorCode::quota_exceeded, text);
   }
   watchers_.push_back({session, context.request.request, context.caller.uid,
                        std::move(watch->prefix), watch->ns_uid, false});

@@ -147,16 +147,19 @@ Result<void> reserve(int fd, std::uint64_t offset, std::uint64_t bytes) {
   return {};
 }
 
+constexpr const char* kHugePageSizeFile = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size";
+constexpr const char* kHugePagesFile = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+constexpr const char* kHugePagesOfSizeFile =
+    "/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/shmem_enabled";
+
 }  // namespace
 
 HugePages huge_pages_in_force() {
-  const char* const folder = "/sys/kernel/mm/transparent_hugepage/";
-  const std::string size =
-      read_small_file(std::string(folder) + "hpage_pmd_size").value_or(std::string());
+  const std::string size = read_small_file(kHugePageSizeFile).value_or(std::string());
   if (size.rfind("2097152", 0) != 0) return HugePages::never;
-  std::string word = chosen_word((std::string(folder) + "hugepages-2048kB/shmem_enabled").c_str());
+  std::string word = chosen_word(kHugePagesOfSizeFile);
   if (word.empty() || word == "inherit") {
-    word = chosen_word((std::string(folder) + "shmem_enabled").c_str());
+    word = chosen_word(kHugePagesFile);
   }
   if (word == "advise") return HugePages::advise;
   if (word == "always" || word == "force" || word == "within_size") return HugePages::always;

@@ -66,13 +66,13 @@ Array& Registry::Impl::at(ArrayId id) {
 
 void Registry::Impl::reply(const Session& session, RequestId request, protocol::Op op,
                            decltype(Completion::result) result) {
-  out->push_back(Completion{session.id, request, op, std::move(result)});
+  out->emplace_back(Completion{session.id, request, op, std::move(result)});
 }
 
 void Registry::Impl::emit_event(std::string_view event, const Array& array,
                                 const NameEntry& entry) {
-  out->push_back(EventRecord{event, entry.uid, array.uid, array.gid, array.spec.perms,
-                             std::string(entry.name), array.id, array.version, array.state});
+  out->emplace_back(EventRecord{event, entry.uid, array.uid, array.gid, array.spec.perms,
+                                std::string(entry.name), array.id, array.version, array.state});
 }
 
 // -- sessions -------------------------------------------------------------------------------------

@@ -159,7 +159,7 @@ void Registry::Impl::make_array(Session& session, RequestId request, CreateSpec 
   array.creation = &add_work(session, request, kOp, AllocateJob{array.id});
   if (array.spec.bytes == 0) return ready(array);
   array.allocating = true;
-  out->push_back(AllocateSegment{array.id, array.uid, array.spec.bytes});
+  out->emplace_back(AllocateSegment{array.id, array.uid, array.spec.bytes});
 }
 
 // The memory is there: answer the creator, and publish a mutable array.
@@ -198,7 +198,7 @@ void Registry::Impl::segment_ready(ArrayId id, Result<SegmentId> segment) {
   Array* array = arrays.find(id);
   if (array != nullptr) forget_gone(*array);
   if (array == nullptr || !array->allocating) {
-    if (segment) out->push_back(FreeSegment{*segment});
+    if (segment) out->emplace_back(FreeSegment{*segment});
     return;
   }
   array->allocating = false;

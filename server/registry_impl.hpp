@@ -454,7 +454,7 @@ void Registry::Impl::run(SessionId session, RequestId request, protocol::Op op, 
   Session* found = find_session(session);
   if (found == nullptr) {
     const Error error = make_error(ErrorCode::internal, "no such session");
-    effects.push_back(Completion{session, request, op, error});
+    effects.emplace_back(Completion{session, request, op, error});
   } else if (found->waits.contains(request)) {
     reply(*found, request, op,
           make_error(ErrorCode::protocol_error, "request: this id is still waiting"));

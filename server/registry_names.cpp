@@ -177,7 +177,7 @@ void Registry::Impl::make_dying(Array& array) {
     answer(*array.hard_seal->waiter, error);
   }
   array.hard_seal.reset();
-  if (array.allocating) out->push_back(CancelAllocation{array.id});
+  if (array.allocating) out->emplace_back(CancelAllocation{array.id});
   settle_charge(array);
   mark(array);
 }
@@ -188,7 +188,7 @@ void Registry::Impl::free_array(Array& array) {
   if (array.segment != 0) {
     pinned.emplace(array.segment, PinnedSegment{array.charge_uid, array.charged});
     pinned_bytes += array.charged;
-    out->push_back(FreeSegment{array.segment});
+    out->emplace_back(FreeSegment{array.segment});
   }
   quota.uncharge(array.uid, Resource::arrays, 1);
   const auto own = anonymous.find(array.uid);

@@ -117,7 +117,7 @@ void Registry::Impl::act_seal(Session& session, RequestId request, Array& array,
     }
     Waiter& work = add_work(session, request, kOp, HardSealJob{array.id});
     array.hard_seal = HardSeal{session.id, &work, hard, deadline_ms};
-    out->push_back(HardSealSegment{array.id, array.segment});
+    out->emplace_back(HardSealSegment{array.id, array.segment});
     return;
   }
   finish_seal(array, session.id, level);

@@ -85,10 +85,10 @@ class DtypeParser {
   }
   bool expect(char c) {
     if (accept(c)) return true;
-    std::string text = "expected '";
-    text += c;
-    text += "' in the list of fields";
-    return fail(std::move(text));
+    problem_ = "expected '";
+    problem_ += c;
+    problem_ += "' in the list of fields";
+    return false;
   }
   bool number(std::string_view& in, std::uint64_t& value) {
     if (in.empty() || in.front() < '0' || in.front() > '9') return false;

@@ -40,11 +40,11 @@ def arguments():
     how.add_argument("--quick", action="store_true", help="a minute or two (the default)")
     how.add_argument("--full", action="store_true", help="more rounds and sizes")
     parser.add_argument("--json", metavar="FILE", help="also write the results there")
-    binaries = ROOT / "build" / "release" / "bin"
+    build = ROOT / "build"
     parser.add_argument("--shmstored", help="the daemon to measure",
-                        default=os.environ.get("SHMSTORED", binaries / "shmstored"))
+                        default=os.environ.get("SHMSTORED", build / "release/bin/shmstored"))
     parser.add_argument("--store-bench", help="the C++ half",
-                        default=os.environ.get("STORE_BENCH", binaries / "store_bench"))
+                        default=os.environ.get("STORE_BENCH", build / "test/bin/store_bench"))
     return parser.parse_args()
 
 
