@@ -25,8 +25,9 @@ die() {
 # usage_of FILE: the comment block at the head of a script is its --help.
 usage_of() { sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$1"; }
 
+failed_logs=()
 # logged NAME CMD...: runs CMD with its output in build/logs/NAME.log. Prints one line with the
-# time taken; on failure also the end of the log. Returns CMD's status.
+# time taken; on failure also the end of the log, and last what failed. Returns CMD's status.
 logged() {
     local name=$1 log="$logs/$1.log" started=$SECONDS status=0
     shift
@@ -39,10 +40,18 @@ logged() {
         printf '%sFAILED%s%s%4d s%s  (exit %d)\n' "$red" "$plain" "$dim" \
             $((SECONDS - started)) "$plain" "$status"
         printf -- '---- last lines of %s\n' "${log#"$root"/}"
-        tail -n 60 "$log"
+        grep -avE '^SKIPPED \[|^(FAILED|ERROR) ' "$log" | tail -n 60
         printf -- '----\n'
+        failures_of "$log"
+        failed_logs+=("$log")
     fi
     return $status
+}
+
+# failures_of LOG: the lines of pytest, doctest, a compiler and CMake that say what failed.
+failures_of() {
+    grep -aE '^(FAILED|ERROR) |: (FATAL )?ERROR: |: (fatal )?error: |^CMake Error' "$1" |
+        head -n 20 || true
 }
 
 # build PRESET [TARGET...]: configures when needed and builds.
