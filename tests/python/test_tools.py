@@ -1,5 +1,5 @@
-"""tools/ and the build's own messages: what is installed, what is named when it is missing, and what
-a failed stage shows last. Nothing is installed here."""
+"""tools/ and the build's own messages: what is installed, what is named when it is missing, and
+what a failed stage shows last. Nothing is installed here."""
 
 import os
 import shutil
@@ -66,12 +66,12 @@ def test_setup_installs_what_the_command_needs(tmp_path):
 def test_a_build_names_all_that_is_missing_at_once(tmp_path):
     if shutil.which("cmake") is None or shutil.which("ninja") is None:
         pytest.skip("needs CMake and Ninja")
-    nothing_found = ["-DCMAKE_FIND_ROOT_PATH=/nonexistent", "-DCMAKE_FIND_ROOT_PATH_MODE_INCLUDE=ONLY"]
+    nothing = ["-DCMAKE_FIND_ROOT_PATH=/nonexistent", "-DCMAKE_FIND_ROOT_PATH_MODE_INCLUDE=ONLY"]
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\nprintf /nonexistent\n")
     python.chmod(0o755)
     done = subprocess.run(
-        ["cmake", "-G", "Ninja", "-S", str(ROOT), "-B", str(tmp_path / "build"), *nothing_found,
+        ["cmake", "-G", "Ninja", "-S", str(ROOT), "-B", str(tmp_path / "build"), *nothing,
          "-DSHMSTORE_PYTHON=ON", f"-DPython_EXECUTABLE={python}"],
         env=dict(os.environ, CXX="/nonexistent"),
         capture_output=True,
