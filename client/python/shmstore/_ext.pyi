@@ -17,6 +17,8 @@ class Lease:
     Owns a lease and its mapping; exports the bytes by the buffer protocol.
     """
 
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
     @property
     def valid(self) -> bool: ...
 
