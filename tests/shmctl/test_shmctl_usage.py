@@ -290,3 +290,8 @@ def test_manual_pages_format_without_complaint(page):
         ["groff", "-man", "-Tutf8", "-ww", "-z", MAN / page], capture_output=True, check=True
     )
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in MAN.glob("*.[1-8]")))
+def test_manual_pages_have_a_date(page):
+    assert re.match(r"\.TH [A-Z]+ [1-8] \d{4}-\d\d-\d\d ", (MAN / page).read_text())
