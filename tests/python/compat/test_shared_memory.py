@@ -296,3 +296,76 @@ def test_a_killed_managers_blocks_end_too(store):
     until(lambda: holders(block.name) == {os.getpid()})
     block.close()
     until(lambda: not shmstore.exists("mp/" + block.name))
+
+
+UNREGISTERED = (
+    "from multiprocessing import resource_tracker\n"
+    "from shmstore.compat.shared_memory import SharedMemory\n"
+    "import sys\n"
+    "b = SharedMemory(*sys.argv[1:]) if sys.argv[1:] else SharedMemory(create=True, size=100)\n"
+    "b.buf[0] = 7\n"
+    "resource_tracker.unregister(b._name, 'shared_memory')\n"
+    "print(b.name)\n"
+)
+
+
+def test_a_block_taken_from_the_tracker_outlives_its_creator(store, script):
+    """The idiom printed a KeyError, and the block was lost."""
+    done = script(UNREGISTERED)
+    assert (done.returncode, done.stderr) == (0, "")
+    block = SharedMemory(done.stdout.strip())
+    assert block.buf[0] == 7
+    block.unlink()
+    with pytest.raises(FileNotFoundError):
+        SharedMemory(block.name)
+
+
+def test_who_attaches_and_takes_a_block_from_the_tracker_changes_nothing(store, script):
+    block = SharedMemory(create=True, size=100)
+    done = script(UNREGISTERED, block.name)
+    assert (done.returncode, done.stderr) == (0, "") and block.buf[0] == 7
+    assert not shmstore.info("mp/" + block.name)["kept"]
+    block.unlink()
+
+
+def test_a_block_given_back_to_the_tracker_ends_with_its_creator(store, script):
+    done = script(UNREGISTERED + "resource_tracker.register(b._name, 'shared_memory')\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    with pytest.raises(FileNotFoundError):
+        SharedMemory(done.stdout.strip())
+
+
+def test_a_closed_block_is_taken_from_the_tracker_by_its_name(store, script):
+    done = script(UNREGISTERED.replace("resource_tracker.un", "b.close(); resource_tracker.un"))
+    assert (done.returncode, done.stderr) == (0, "")
+    SharedMemory(done.stdout.strip()).unlink()
+
+
+def test_the_tracker_hears_of_other_resources(store, script):
+    done = script(
+        "import shmstore.compat.shared_memory, multiprocessing.shared_memory as standard\n"
+        "from multiprocessing import resource_tracker\n"
+        "a = standard.SharedMemory(create=True, size=100)\n"
+        "resource_tracker.unregister(a._name, 'shared_memory')\n"
+        "resource_tracker.register(a._name, 'shared_memory')\n"
+        "a.unlink()\n"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_memory_is_there_under_its_private_names(store):
+    block = SharedMemory(create=True, size=10)
+    block._mmap[3] = 9
+    assert block.buf[3] == 9 and block._fd == -1 and len(block._mmap) == 10
+    view = block._mmap[:4]
+    block.close()
+    assert block._mmap is None and block._fd == -1 and view[3] == 9
+    block.unlink()
+
+
+def test_texts_that_are_not_ascii_are_the_standard_librarys(store):
+    """Cut, as there; bytes are not. The page says so."""
+    text = "grün" * 20
+    items = ShareableList([text.encode()])
+    assert items[0].decode() == text and "cuts a text that is not ASCII" in shared_memory.__doc__
+    items.shm.unlink()

@@ -350,3 +350,11 @@ def test_import_starts_nothing(script):
         env={**os.environ, "SHMSTORE_SOCKET": "/nowhere"},
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_who_looks_into_dev_shm_is_told_where_the_array_is(store):
+    sa.create("here", 3)
+    with pytest.raises(FileExistsError, match=r"not in /dev/shm; shmstore.exists\('here'\)"):
+        sa.create("here", 3)
+    assert store.exists("here")
+    sa.delete("here")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from .. import (
@@ -54,12 +54,14 @@ _NUMBERS: tuple[tuple[type[Error], int], ...] = (
 
 
 @contextmanager
-def os_errors(name: object) -> Iterator[None]:
-    """Raises the OSError that the system's own calls would, with errno and file name."""
+def os_errors(name: object, hints: Mapping[int, str] = {}) -> Iterator[None]:  # noqa: B006
+    """Raises the OSError that the system's own calls would, with errno and file name. ``hints``:
+    what to say more, by errno."""
     try:
         yield
     except Error as error:
         for kind, number in _NUMBERS:
             if isinstance(error, kind):
-                raise OSError(number, os.strerror(number), name) from error
+                hint = f" ({hints[number]})" if number in hints else ""
+                raise OSError(number, os.strerror(number) + hint, name) from error
         raise

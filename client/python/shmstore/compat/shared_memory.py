@@ -13,13 +13,22 @@ Different on purpose:
 * When a process started by ``multiprocessing`` ends, the blocks that it made are there for another
   60 seconds, so that the parent finds a result by its name. (The tracker holds them as long as the
   parent lives.)
+* There is no descriptor, so ``_fd`` is -1; ``_mmap`` is the memoryview that ``buf`` is.
+* ``resource_tracker.unregister(block._name, "shared_memory")``, which programs call so that the
+  tracker leaves a block alone, makes a block of this process live until ``unlink()``; ``register``
+  takes that back. The tracker itself hears nothing of these blocks.
 * Names are private to the user and may be longer. Block ``x`` is the store's array ``mp/x``:
   ``shmstore.attach("mp/x", "r+")`` is the same memory.
+
+``ShareableList`` is the interpreter's own, with what it does wrong: it counts characters and not
+bytes, and cuts a text that is not ASCII. ``text.encode()`` is kept whole.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import importlib.util
 import itertools
 import os
@@ -27,7 +36,8 @@ import secrets
 import select
 import sys
 import threading
-from multiprocessing import managers, parent_process, util
+import weakref
+from multiprocessing import managers, parent_process, resource_tracker, util
 from typing import Any, Callable, Optional, cast
 
 from .. import Disconnected, Error, SharedArray, TimedOut, default_client
@@ -58,6 +68,8 @@ class SharedMemory:
     _name: Optional[str] = None
     _array: Optional[SharedArray] = None
     _buf: Optional[memoryview] = None
+    _mmap: Optional[memoryview] = None
+    _fd = -1
     _size = 0
     _flags = os.O_RDWR
     _mode = 0o600
@@ -76,7 +88,8 @@ class SharedMemory:
             raise ValueError("'name' can only be None if create=True")
         self._array = self._made(size, track) if name is None else self._named(name, size, track)
         self._size = self._array.nbytes
-        self._buf = memoryview(cast(Any, self._array))
+        self._buf = self._mmap = memoryview(cast(Any, self._array))
+        _named[str(self._name)] = self
 
     def _made(self, size: int, track: bool) -> SharedArray:
         while True:
@@ -139,7 +152,7 @@ class SharedMemory:
 
     def close(self) -> None:
         """Gives up this object's access. The block stays, and so does the memory of views."""
-        array, self._array, self._buf = self._array, None, None
+        array, self._array, self._buf, self._mmap = self._array, None, None, None
         if array is not None:
             _created.closed(array)
 
@@ -198,6 +211,12 @@ class _Created:
                 lease = lease_of(array)
                 if lease is not None and lease.name == name:
                     del self._arrays[id]
+
+    def has(self, name: str) -> bool:
+        """Whether this process made a block of this name that ends with it."""
+        store = _TREE + to_store(name.lstrip("/"))
+        leases = [lease_of(array) for array in list(self._arrays.values())]
+        return any(lease is not None and lease.name == store for lease in leases)
 
     def forget(self, array: SharedArray) -> None:
         """Somebody else sees to it now."""
@@ -269,6 +288,34 @@ def _id(array: SharedArray) -> str:
 
 
 _created = _Created()
+
+
+# --- the tracker ----------------------------------------------------------------------------------
+#
+# Programs that know what the tracker gets wrong take their blocks from it by name. It has never
+# heard of these, and would print a KeyError.
+
+_named: weakref.WeakValueDictionary[str, SharedMemory] = weakref.WeakValueDictionary()
+
+
+def _around(function: Callable[[str, str], Any], keeps: bool) -> Callable[[str, str], Any]:
+    """A function of the tracker, which leaves the blocks of this module to it."""
+
+    @functools.wraps(function)
+    def tracked(name: str, rtype: str) -> Any:
+        if rtype != "shared_memory" or name not in _named and not _created.has(name):
+            return function(name, rtype)
+        if _created.has(name):
+            store, client = _store_name(name), default_client()
+            with contextlib.suppress(Error):  # it was unlinked
+                client.keep(store) if keeps else client.unkeep(store)
+        return None
+
+    return tracked
+
+
+cast(Any, resource_tracker).register = _around(resource_tracker.register, False)
+cast(Any, resource_tracker).unregister = _around(resource_tracker.unregister, True)
 
 
 # --- lists ----------------------------------------------------------------------------------------

@@ -142,7 +142,9 @@ def create(name: str, shape: Any, dtype: DTypeLike = float) -> NDArray[Any]:
     path = _path(name)
     if path is not None:
         return _create_file(name, path, dims, kind, text)
-    with os_errors(name):
+    # Where programs look for SharedArray's files there are none.
+    hint = f"it is in the store, not in /dev/shm; shmstore.exists({_shm(name)!r}) tells"
+    with os_errors(name, {errno.EEXIST: hint}):
         # Pages of a new array are fresh from the kernel: zeros. Filling it here would be too late,
         # somebody else may have attached and written.
         array = default_client().create(_shm(name), dims, kind, mutable=True, keep=True)
