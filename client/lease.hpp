@@ -41,7 +41,7 @@ class Lease {
 
   [[nodiscard]] Result<void> handover(bool once);
 
-  /// Ends an exclusive lease, not the map; see AnyArray::let_go.
+  /// Ends the lease, not the map; see AnyArray::let_go.
   [[nodiscard]] Result<void> let_go(bool half_written);
 
   /// True in every process but the one that got the grant.

@@ -233,6 +233,13 @@ MappingCache& MappingCache::instance() noexcept {
   return *cache;
 }
 
+bool MapRef::is_alone() const noexcept {
+  if (mapping_ == nullptr) return false;
+  const ForkGuard guard;
+  const std::lock_guard lock(MappingCache::instance().impl_->mutex);
+  return mapping_->references == 1;
+}
+
 MapRef MappingCache::Impl::find(const Key& key, std::size_t bytes) noexcept {
   const std::lock_guard lock(mutex);
   const auto at = index.find(key);

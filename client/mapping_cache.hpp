@@ -36,6 +36,8 @@ class MapRef {
   /// leases are read leases from then on.
   void mark_sealed() noexcept;
   [[nodiscard]] bool is_sealed() const noexcept;
+  /// True when nobody else has a reference to the map.
+  [[nodiscard]] bool is_alone() const noexcept;
   void reset() noexcept;
 
  private:

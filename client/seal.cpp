@@ -3,7 +3,7 @@
 // Hard seal: the kernel refuses F_SEAL_WRITE while a writable map exists, so the map is first
 // swapped for a private one at the same address. If the daemon then says no (busy), it is swapped
 // back, so that the draft can go on. What other threads write in between is lost; a handle belongs
-// to one thread at a time. An exclusive lease is let go the same way while pointers are left.
+// to one thread at a time. A lease that writes is let go the same way while pointers are left.
 #include <cstring>
 #include <utility>
 
@@ -63,22 +63,24 @@ Result<void> Lease::harden(const SealOptions& options) {
 }
 
 Result<void> Lease::let_go(bool half_written) {
-  if (access_ != Access::exclusive) {
-    return make_error(ErrorCode::invalid_argument, "array: is not held exclusively");
+  if (is_draft_creator()) {
+    return make_error(ErrorCode::invalid_argument, "array: a draft is sealed or released");
   }
   if (!held_) return {};
-  half_written_ = half_written_ || half_written;
+  const Access granted = granted_access();
+  half_written_ = half_written_ || (half_written && granted == Access::exclusive);
   if (inherited() || !connection_->alive()) {
     held_ = false;
     return {};
   }
   const Op op = half_written_ ? Op::abort : Op::release;
-  // Before anybody else is told that it is free: no pointer here may write it any more.
-  if (bytes_ > 0) {
+  // Before anybody else is told that it is free: no pointer here may write it any more. (Where
+  // another handle writes through the map, this process goes on holding the array.)
+  if (bytes_ > 0 && writes(granted) && (granted == Access::exclusive || map_.is_alone())) {
     if (Result<void> swapped = swap_map(true, op); !swapped) return swapped;
   }
   held_ = false;
-  return connection_->give_back(id_, access_, half_written_);
+  return connection_->give_back(id_, granted, half_written_);
 }
 
 Result<void> Lease::send_seal(bool hard, const SealOptions& options) {

@@ -120,11 +120,29 @@ TEST_CASE("exclusive: what is let go while pointers are left is private from the
   std::memset(bytes, 3, kBytes);
   CHECK(only_byte(*next) == 2);
   EXPECT_OK(next->release());
+}
+
+TEST_CASE("exclusive: what a reader or a writer has let go of is in nobody's way") {
+  DaemonFixture daemon;
+  Client client = daemon.connect();
+  Client other = daemon.connect();
+  make_kept(client, "a", 1);
   auto reader = other.attach_any("a");
-  EXPECT_ERROR(reader->let_go(), invalid_argument);
-  EXPECT_OK(reader->release());
-  auto again = alone(client, "a");
-  CHECK(describe(again) == "ok");
+  auto first = other.attach_any("a", access(Access::write, kWaitForever));
+  auto second = other.attach_any("a", access(Access::write, kWaitForever));
+  std::byte* bytes = second->writable_data();
+  EXPECT_OK(reader->let_go());
+  EXPECT_OK(first->let_go());
+  std::memset(bytes, 2, kBytes);  // The map is shared with the handle that was let go of.
+  EXPECT_OK(second->let_go());
+  CHECK(client.holders("a").value().empty());
+  auto array = alone(client, "a");
+  REQUIRE(array);
+  CHECK(only_byte(*array) == 2);
+  CHECK(only_byte(*reader) == 2);
+  EXPECT_OK(reader->let_go());
+  auto draft = create_bytes(client, "draft", kBytes, {});
+  EXPECT_ERROR(draft->let_go(), invalid_argument);
 }
 
 TEST_CASE("exclusive: a child does not inherit the map, its address stays empty") {

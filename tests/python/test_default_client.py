@@ -57,7 +57,7 @@ def start(environment, text, *arguments):
 def test_the_first_use_starts_a_daemon(home):
     process = start(
         home,
-        "import shmstore as shm, numpy as np; print(shm.put('t', np.eye(3)))",
+        "import shmstore as shm, numpy as np; t = shm.put('t', np.eye(3)); print(t)",
     )
     output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0 and errors == ""

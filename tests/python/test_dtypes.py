@@ -1,5 +1,7 @@
 """Every dtype that can be shared goes in and comes out as it was."""
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -130,16 +132,94 @@ def test_orders(client):
 
 
 def test_other_kinds_of_arrays_are_plain_data(client, tmp_path):
-    masked = np.ma.array([1.0, 2.0], mask=[True, False])
     mapped = np.memmap(tmp_path / "m", "f4", "w+", shape=(3,))
     record = np.rec.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")])
     shared = client.put("shared", np.arange(5))
-    for source in (masked, mapped, record, shared, shared[1:3], [1, 2], 7):
+    for source in (mapped, record, shared, shared[1:3], [1, 2], 7):
         x = client.put(None, source)
         assert type(x) is shmstore.SharedArray
         assert x.tobytes() == np.asarray(source).tobytes()
         if isinstance(source, np.ndarray):
             assert not np.shares_memory(x, source)
+
+
+@pytest.mark.parametrize("masked", [np.ma.array([1.0, 2.0], mask=[True, False]), np.ma.masked,
+                                    np.ma.array([1.0]), [np.ma.array([1.0], mask=[True])]])
+def test_a_mask_is_not_dropped(shm, masked):  # fmt: skip
+    for put in (lambda: shm.put("x", masked), lambda: shm.cached("x", lambda: masked),
+                lambda: shm.put_many({"x": masked})):  # fmt: skip
+        with pytest.raises(shmstore.InvalidArgument, match=r"^array: .* mask.*share\(x\) keeps it"):
+            put()
+    assert shm.list() == []
+
+
+def layouts(dtype):
+    """What `==` of dtypes does not compare."""
+    inner = [layouts(field[0].base) for field in (dtype.fields or {}).values()]
+    return dtype.isalignedstruct, dtype.alignment, inner
+
+
+@pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if np.dtype(dtype).names is not None],
+                         ids=str)
+def test_aligned_structures_stay_aligned(client, dtype):  # fmt: skip
+    dtype = np.dtype(dtype)
+    x = client.put(None, np.zeros(5, dtype))
+    views = (x, client.attach(id=x.shm.id), pickle.loads(pickle.dumps(x)),
+             pickle.loads(pickle.dumps(x[1:])))  # fmt: skip
+    for y in views:
+        assert y.dtype == dtype and layouts(y.dtype) == layouts(dtype)
+    both = np.dtype([("a", "i4"), ("b", "f4")]), np.dtype([("a", "i4"), ("b", "f4")], align=True)
+    for same in both:  # equal to numpy, which a cache must not go by
+        assert client.put(None, np.zeros(5, same)).dtype.isalignedstruct == same.isalignedstruct
+
+
+def test_characters_are_bytes_as_in_numpys_own_pickles(client):
+    x = np.array(["abc", "def"], "c")
+    y = client.put(None, x)
+    assert y.dtype == x.dtype and y.tolist() == x.tolist() and y.tobytes() == x.tobytes()
+    assert y.dtype.char == pickle.loads(pickle.dumps(x.dtype)).char == "S"
+
+
+def test_types_of_other_packages_name_the_way_out(client):
+    kinds = pytest.importorskip("ml_dtypes")
+    for dtype, bits in ((kinds.bfloat16, "u2"), (kinds.float8_e5m2, "u1"), (kinds.int4, "u1")):
+        x = np.arange(3).astype(dtype)
+        with pytest.raises(shmstore.InvalidArgument, match=f"ml_dtypes added.*x.view.'{bits}'"):
+            client.put(None, x)
+        y = client.put(None, x.view(bits))
+        assert y.view(dtype).tolist() == x.tolist()
+    with pytest.raises(shmstore.InvalidArgument, match="ml_dtypes added"):
+        client.put(None, np.zeros(3, [("a", kinds.bfloat16)]))
+
+
+def objects():
+    yield None, "None is no array"
+    yield {"a": 1}, "dict is not an array; put_many"
+    yield object(), "a object, which|an object"
+    yield [object()], "Python objects of a list"
+    sparse = pytest.importorskip("scipy.sparse")
+    yield sparse.eye(3, format="csr"), "csr_.* x.data, x.indices, x.indptr"
+    yield sparse.eye(3, format="coo"), "coo_.* x.data, x.row, x.col"
+    yield sparse.eye(3, format="lil"), "lil_.* x.data|x.tocsr"
+
+
+def test_what_is_no_array_names_its_type_and_the_way_out(client):
+    for x, text in objects():
+        with pytest.raises(shmstore.InvalidArgument, match=f"^array: .*({text})"):
+            client.put("x", x)
+    with pytest.raises(shmstore.InvalidArgument, match=r"^dtype: object .*\(x.astype\('U'\)\)"):
+        client.put("x", np.array(["a", None]))
+
+
+def test_pandas_objects_name_the_way_out(client):
+    pd = pytest.importorskip("pandas")
+    for x in (pd.Categorical(["a", "b"]), pd.Series(["a", "b"], dtype="category")):
+        with pytest.raises(shmstore.InvalidArgument, match="^array: pandas categories.*codes"):
+            client.put("x", x)
+    for x in (pd.Series(["a", None]), pd.DataFrame({"a": [1], "b": ["x"]})):
+        text = f"^array: a {type(x).__name__} of pandas"
+        with pytest.raises(shmstore.InvalidArgument, match=text):
+            client.put("x", x)
 
 
 def test_sixty_four_dimensions(client):

@@ -1,4 +1,4 @@
-"""How a process ends that has an array exclusively: it hands over, or, where it fails, breaks it."""
+"""How a process ends that has an array exclusively: it hands over; where it fails, breaks it."""
 
 import pytest
 from conftest import wait_until

@@ -18,10 +18,13 @@ there is none. It may be used from any thread and goes on working in a forked ch
 from __future__ import annotations
 
 import importlib
+import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar
 
 from ._array import SharedArray, Shm
+from ._by_value import by_value
 from ._client import Client, Watch
 from ._connect import connect, default_client
 from ._errors import (
@@ -85,6 +88,7 @@ __all__ = [
     "attach",
     "attach_many",
     "broken",
+    "by_value",
     "cached",
     "chmod",
     "connect",
@@ -335,8 +339,11 @@ def _finish() -> None:
     # What users see in tracebacks and pickles is the package, not its files.
     for name in __all__:
         member = globals()[name]
-        if isinstance(member, type):
+        if isinstance(member, type) and member is not SharedArray:
             member.__module__ = __name__
+    # Python hides this kind, and it is for those who begin: an array that is gone at once.
+    if not sys.warnoptions:
+        warnings.filterwarnings("default", message="shmstore: ", category=ResourceWarning)
     probe = object()
     calibrate(probe)
 

@@ -114,10 +114,49 @@ def attrs_text(attrs: Optional[Mapping[str, Any]]) -> str:
 
 def source(array: Any) -> np.ndarray[Any, Any]:
     """What ``put`` copies from."""
+    _refuse_masked(array)
     try:
-        return np.asarray(array)
+        found = np.asarray(array)
     except (TypeError, ValueError) as error:  # nested sequences of different lengths, for example
         raise InvalidArgument(f"array: {error}") from None
+    if found.dtype == object and not isinstance(array, np.ndarray):
+        raise InvalidArgument(f"array: {_no_array(array)}")
+    return found
+
+
+def _refuse_masked(array: Any) -> None:
+    parts = array if isinstance(array, (list, tuple)) else (array,)
+    if any(isinstance(part, np.ma.MaskedArray) for part in parts):
+        raise InvalidArgument(
+            "array: a masked array would lose its mask; share(x) keeps it, put(name, x.data) and "
+            "put(name, np.ma.getmaskarray(x)) are its parts, x.filled() has the mask's value in it"
+        )
+
+
+def _no_array(x: Any) -> str:
+    """What to do with something that numpy makes an array of objects of."""
+    package, _, rest = type(x).__module__.partition(".")
+    if x is None:
+        return "None is no array"
+    if package == "scipy" and rest.startswith("sparse"):
+        parts = [part for part in ("data", "indices", "indptr", "row", "col", "offsets")
+                 if isinstance(getattr(x, part, None), np.ndarray)]  # fmt: skip
+        way = "put its parts: " + ", ".join(f"x.{part}" for part in parts) if parts else ""
+        return f"a {type(x).__name__} is not one array; {way or 'x.tocsr() has parts to put'}"
+    if isinstance(x, Mapping):
+        return f"a {type(x).__name__} is not an array; put_many(x) puts each of its values"
+    if package == "pandas":
+        dtype = getattr(x, "dtype", None)
+        if getattr(dtype, "categories", None) is not None:
+            return "pandas categories are Python objects; put the codes (x.codes, x.cat.codes)"
+        return (
+            f"a {type(x).__name__} of pandas with Python objects or missing values is not an array "
+            "of numbers; share(x) keeps it, x.to_numpy(dtype) makes an array of it"
+        )
+    return (
+        f"numpy makes Python objects of a {type(x).__name__}, which cannot be shared; "
+        "np.asarray(x, dtype) makes numbers or texts of it, if it can"
+    )
 
 
 def layout(shape: Any, dtype: Any) -> tuple[list[int], np.dtype[Any], str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 import numpy as np
 
-from . import _exclusive, _ext, _opened
+from . import _by_value, _exclusive, _ext, _opened
 from ._errors import InvalidArgument, shown
 from ._root import buffer_of, root_on
 
@@ -32,6 +32,13 @@ class Shm(NamedTuple):
     perms: int  #: Permission bits, as ``0o600``.
     nbytes: int  #: Bytes of the whole array, of which this may be a view.
     sealed: Optional[str]  #: ``"soft"``, ``"hard"``, or None while it can be written.
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{field}={value:#o}" if field == "perms" else f"{field}={value!r}"
+            for field, value in zip(self._fields, self)
+        )
+        return f"Shm({', '.join(shown)})"
 
 
 def lease_of(array: Any) -> Optional[_ext.Lease]:
@@ -101,6 +108,26 @@ def milliseconds(seconds: Any, field: str = "timeout") -> Optional[int]:
     return -int(-value * 1000 // 1)
 
 
+class _NumpysModule(str):
+    """The name of a module, which says that it equals ``numpy``.
+
+    torch and others convert arrays whose ``type(x).__module__`` is that, subclasses or not; pickle
+    and import see the name itself.
+    """
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, other) is True or other == "numpy"
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __reduce__(self) -> Any:
+        return str, (str(self),)
+
+
 class SharedArray(_ext.ArrayBase):
     """An ndarray whose memory is in the store.
 
@@ -123,18 +150,28 @@ class SharedArray(_ext.ArrayBase):
     ``copy.copy`` and ``copy.deepcopy`` give plain ndarrays.
 
     A ``with`` block seals a draft that this process created when it ends, or drops it on an
-    exception. It hands over an array that was attached exclusively, or leaves it broken on an
-    exception; the array and its views are private from then on and not to be used. For other arrays
-    the end of the block does nothing. At the end of the interpreter exclusive arrays are handed
-    over as well, but left broken by an uncaught exception; so is what a thread attached that ends
-    by one. An exception that somebody catches is not seen without a ``with`` block: the array is
-    handed over like any that nobody refers to any more.
+    exception. It lets go of an array that was attached, in any mode: this process does not hold it
+    any more, what is left of it is private and not to be written, and ``.shm`` is None. One that
+    was attached exclusively is handed over, or left broken on an exception. For other arrays (from
+    ``put``, ``cached``, a pickle) the end of the block does nothing. At the end of the interpreter
+    exclusive arrays are handed over as well, but left broken by an uncaught exception; so is what a
+    thread attached that ends by one. An exception that somebody catches is not seen without a
+    ``with`` block: the array is handed over like any that nobody refers to any more.
 
     Threads: like any ndarray. Fork: a child reads what it inherited; nothing it does with it ends
     the parent's lease.
     """
 
     __slots__ = ()
+
+    #: Results of computations are plain: any other subclass may say better what becomes of it.
+    __array_priority__ = -100.0
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """ndarray, which ``type(x)`` is a subclass of. ``joblib.hash`` goes by this: arrays with
+        the same contents are the same arguments to a cached function."""
+        return np.ndarray if type(self) is SharedArray else type(self)
 
     @property
     def shm(self) -> Optional[Shm]:
@@ -181,11 +218,15 @@ class SharedArray(_ext.ArrayBase):
         trace: Optional[TracebackType],
     ) -> None:
         lease = lease_of(self)
-        if lease is not None and lease.access == "x" and lease.valid and not lease.inherited:
-            return self._end_exclusive(lease, kind is not None)
-        if lease is None or not lease.creator or lease.state != "draft" or lease.inherited:
+        if lease is None or not lease.valid or lease.inherited:
             return
-        if kind is None:
+        if lease.creator and lease.state == "draft":
+            self._end_draft(lease, kind is None)
+        elif lease.attached:
+            self._end_attached(lease, kind is not None)
+
+    def _end_draft(self, lease: _ext.Lease, whole: bool) -> None:
+        if whole:
             self.seal()
             return
         try:
@@ -194,14 +235,15 @@ class SharedArray(_ext.ArrayBase):
             # The block's own exception is the one to show; the draft goes with the array.
             pass
 
-    def _end_exclusive(self, lease: _ext.Lease, half_written: bool) -> None:
+    def _end_attached(self, lease: _ext.Lease, failed: bool) -> None:
         try:
-            _exclusive.let_go(lease, half_written)
+            _exclusive.let_go(lease, half_written=failed)
         except Exception:
             # With an exception of its own, the block's is the one to show.
-            if not half_written:
+            if not failed:
                 raise
-        self._set_read_only()
+        if lease.access in ("r+", "x"):
+            self._set_read_only()
 
     def _set_read_only(self) -> None:
         self.flags.writeable = False
@@ -219,11 +261,24 @@ class SharedArray(_ext.ArrayBase):
     def __reduce__(self) -> Any:
         return self.__reduce_ex__(2)
 
+    def dump(self, file: Any) -> None:
+        """numpy's: pickles the array with its data, into a file."""
+        with _by_value.by_value():
+            np.ndarray.dump(self, file)
+
+    def dumps(self) -> bytes:
+        """numpy's: the array pickled with its data."""
+        with _by_value.by_value():
+            return np.ndarray.dumps(self)
+
     def __copy__(self) -> NDArray[Any]:  # type: ignore[override]
         return np.array(self, copy=True, order="K")
 
     def __deepcopy__(self, memo: Any) -> NDArray[Any]:  # type: ignore[override]
         return np.array(self, copy=True, order="K")
+
+
+SharedArray.__module__ = _NumpysModule("shmstore")
 
 
 def _returning_plain(name: str) -> Callable[..., Any]:

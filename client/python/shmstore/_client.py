@@ -12,6 +12,7 @@ from . import _arguments, _exclusive, _ext, _opened
 from ._array import SharedArray, array_on, milliseconds
 from ._dtype import dtype_text
 from ._errors import InvalidArgument, NotFound, shown
+from ._listing import Arrays, Holders
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
@@ -155,8 +156,9 @@ class Client:
         """Copies ``array`` into the store, seals it and returns it, read-only.
 
         array: any ndarray or what ``numpy.asarray`` makes one of; subclasses are taken as plain
-            data. One that is in the store already is copied. C and F order stay what they are,
-            other layouts become C, unless ``order`` says otherwise.
+            data, but masked arrays are not (``share`` keeps masks). One that is in the store
+            already is copied. C and F order stay what they are, other layouts become C, unless
+            ``order`` says otherwise.
 
         The other arguments and errors are those of ``create``. With ``mutable`` the result is
         writable and not sealed. The copy runs without the interpreter's lock.
@@ -336,8 +338,10 @@ class Client:
     # -- names -------------------------------------------------------------------------------------
 
     def list(self, prefix: str = "") -> Dicts:
-        """The arrays one may read whose name begins with ``prefix``, as dicts like ``info``'s."""
-        return cast("Dicts", self._admin("list", _arguments.prefix(prefix)))
+        """The arrays one may read whose name begins with ``prefix``, as dicts like ``info``'s: a
+        list, which prints as a table.
+        """
+        return Arrays(self._admin("list", _arguments.prefix(prefix)))
 
     def info(self, name: Optional[str] = None, *, id: Optional[str] = None) -> Dict:
         """What the store knows about an array: ``id, name, dtype, shape, order, nbytes, state,
@@ -358,7 +362,7 @@ class Client:
         takes no message to the store (see ``hold_opened``). The lease ends ``grace`` seconds after
         the last handle was pickled or opened.
         """
-        return [info for info in self.list(prefix) if info["in_flight"]]
+        return Arrays(info for info in self.list(prefix) if info["in_flight"])
 
     def broken(self, prefix: str = "") -> Dicts:
         """The arrays of ``list`` that are half-written: a process that had one exclusively died, or
@@ -366,7 +370,7 @@ class Client:
         died. The store knows of a death when the process is gone: that is after ``shutdown()`` or
         the ``with`` block of the pool, and a little later than its error.
         """
-        return [info for info in self.list(prefix) if info["broken"]]
+        return Arrays(info for info in self.list(prefix) if info["broken"])
 
     def exists(self, name: str) -> bool:
         """Whether there is an array of this name, drafts included."""
@@ -382,7 +386,7 @@ class Client:
         ``"x"`` (exclusive) and ``"h"`` (a handle). With pid 0, handles that were pickled and may be
         opened yet: also ``in_flight`` (how many were not) and ``from_pid``. Raises NotFound.
         """
-        return cast("Dicts", self._admin("holders", _arguments.target(name, id))["holders"])
+        return Holders(self._admin("holders", _arguments.target(name, id))["holders"])
 
     def wait(self, name: str, newer_than: int = 0, timeout: Optional[float] = None) -> int:
         """Waits until ``name`` exists, is no draft, and its version is above ``newer_than``;
@@ -438,7 +442,7 @@ def _loader(load: Callable[[], Any]) -> Callable[[_ext.Maker], None]:
     """A loader that copies what ``load()`` returns."""
 
     def run(maker: _ext.Maker) -> None:
-        source = np.asarray(load())
+        source = _arguments.source(load())
         np.copyto(array_on(maker.make(dtype_text(source.dtype), list(source.shape))), source)
 
     return run

@@ -45,7 +45,8 @@ def note(lease: _ext.Lease) -> _ext.Lease:
 
 
 def let_go(lease: _ext.Lease, half_written: bool) -> None:
-    """Ends the lease now; arrays on it become private. Raises NoCapacity, Disconnected."""
+    """Ends a lease now, of any access; arrays on it become private. ``half_written`` leaves one
+    that was held exclusively broken. Raises NoCapacity, Disconnected."""
     _leases.pop(id(lease), None)
     lease.let_go(half_written)
 

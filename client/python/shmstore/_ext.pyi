@@ -65,6 +65,9 @@ class Lease:
     def creator(self) -> bool: ...
 
     @property
+    def attached(self) -> bool: ...
+
+    @property
     def inherited(self) -> bool: ...
 
     @property

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
+from . import _by_value
 from ._array import SharedArray, array_on, lease_around
 from .sharing import in_store, plain, register, same_attributes, same_bytes
 
@@ -131,6 +132,17 @@ def _pandas(kind: Any, parts: list[Any], index: Any, header: Any) -> Any:
     return result
 
 
+def by_value_columns(x: Any) -> tuple[list[Any], int]:
+    """The columns of a frame that are not in the store, and about how many bytes they have."""
+    columns = _columns(x)
+    left = [
+        column
+        for column, array in zip(columns, map(_values, columns))
+        if array is None or not in_store(array)
+    ]
+    return [column.name for column in left], sum(int(column.array.nbytes) for column in left)
+
+
 def _index(labels: NDArray[Any], name: Any) -> Any:
     pd = _pandas_module()
     return pd.Index(plain(labels), copy=False, name=name)
@@ -140,7 +152,8 @@ def _reduce_pandas(x: Any) -> Any:
     columns = _columns(x)
     arrays = [_values(column) for column in columns]
     labels = _index_values(x.index)
-    if not any(array is not None and in_store(array) for array in (*arrays, labels)):
+    shared = any(array is not None and in_store(array) for array in (*arrays, labels))
+    if not shared or _by_value.wanted():
         return x.__reduce_ex__(2)
     blocks: list[SharedArray] = []
     found: dict[int, int] = {}  # which block, by array id
@@ -319,8 +332,15 @@ def _stream_of(x: Any) -> Any:
     return found[1] if found is not None and found[0]() is x else None
 
 
+def arrow_by_value(x: Any) -> int:
+    """The bytes of an object of Arrow that is not in the store."""
+    return 0 if _stream_of(x) is not None else int(getattr(x, "nbytes", 0))
+
+
 def _reduce_arrow(x: Any) -> Any:
     stream = _stream_of(x)
-    return x.__reduce_ex__(2) if stream is None else (_open_arrow, stream)
+    if stream is None or _by_value.wanted():
+        return x.__reduce_ex__(2)
+    return _open_arrow, stream
 
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, cast
 
 import numpy as np
 
+from . import _by_value as by_value
 from . import _connect, _ext, _opened
 from ._array import SharedArray, lease_around, view_on
 from ._dtype import dtype_of, dtype_text
@@ -56,7 +57,7 @@ elsewhere: Optional[Callable[[NotFound, tuple[Any, ...]], Any]] = None
 def reduce_array(array: SharedArray, protocol: Any, once: bool = False) -> Any:
     """``array.__reduce_ex__(protocol)``. ``once``: what is pickled goes to one receiver."""
     lease = lease_around(array)
-    if lease is None or lease.access == "c":
+    if lease is None or lease.access == "c" or by_value.wanted():
         return _by_value(array, protocol)
     view: Optional[View] = None
     if not _is_whole(array, lease):
@@ -81,6 +82,8 @@ def reduce_array(array: SharedArray, protocol: Any, once: bool = False) -> Any:
         if lease.state != "sealed":
             raise
         return _by_value(array, protocol)
+    if not once:
+        by_value.warn_of_file(lease.name)
     return open, tuple(arguments)
 
 

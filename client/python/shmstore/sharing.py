@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, cast
 
 import numpy as np
 
-from . import _connect
+from . import _by_value, _connect
 from ._array import SharedArray, lease_around
 from ._errors import InvalidArgument, shown
 
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
     from ._client import Client, ShapeLike
 
-#: What is smaller is cheaper to send through a pipe than to attach to (equal at about 200 KiB, and
-#: at 100 KiB for a file).
+#: What is smaller is cheaper to send through a pipe than to attach to (equal at about 200 KiB).
 MIN_BYTES = 128 * 1024
 
 #: How much is compared at a time; small enough for the second-level cache.
@@ -59,7 +58,8 @@ def share(x: Any, min_bytes: int = MIN_BYTES, *, client: Optional[Client] = None
 
     Passed through as they are, to be pickled by value: what is smaller than ``min_bytes``, dtypes
     that hold Python objects or that the store does not know, pandas columns of other kinds,
-    subclasses that pickle in their own way, and whatever is not listed.
+    subclasses that pickle in their own way, and whatever is not listed, such as sparse matrices and
+    fitted models. A warning tells of such data of ``min_bytes``, once for each kind of object.
 
     The memory is given back when the result and everything unpickled from it is gone; see
     ``SharedArray`` for how long a pickle keeps it.
@@ -69,8 +69,10 @@ def share(x: Any, min_bytes: int = MIN_BYTES, *, client: Optional[Client] = None
     Raises NoCapacity, QuotaExceeded, Disconnected; Busy for a draft that others still write;
     InvalidArgument for ``min_bytes`` that is no number.
     """
+    from ._report import Report
+
     sharer = _Sharer(min_bytes, client)
-    return map_leaves(x, sharer.leaf)
+    return map_leaves(x, Report(sharer.large).on(sharer.leaf))
 
 
 # --- structures -----------------------------------------------------------------------------------
@@ -341,7 +343,7 @@ def reduce_by_value(x: Any) -> Any:
 
 
 def _reduce_subclass(x: NDArray[Any]) -> Any:
-    if not in_store(x):
+    if not in_store(x) or _by_value.wanted():
         return x.__reduce_ex__(2)
     handle = np.ndarray.view(x, SharedArray)
     return _open_subclass, (type(x), handle, getattr(x, "__dict__", None) or None)
@@ -353,7 +355,7 @@ def _open_subclass(kind: type, array: NDArray[Any], attributes: Optional[dict[st
 
 def _reduce_masked(x: np.ma.MaskedArray[Any, Any]) -> Any:
     mask = np.ma.getmask(x)
-    if not in_store(x) and not in_store(plain(mask)):
+    if _by_value.wanted() or not in_store(x) and not in_store(plain(mask)):
         return x.__reduce_ex__(2)
     parts = (_to_send(plain(x)), _to_send(mask), x.fill_value, x.hardmask)
     return _masked, parts if x.baseclass in _PLAIN else (*parts, x.baseclass)

@@ -85,34 +85,44 @@ Client connect(const std::string& socket, std::optional<bool> autostart, std::in
   return call([&] { return Client::connect(options); });
 }
 
-LeasePointer lease_of(const Client& client, AnyArray array) {
-  return std::make_unique<Lease>(client, std::move(array));
+using From = Lease::From;
+
+LeasePointer lease_of(const Client& client, AnyArray array, From from = From::other) {
+  return std::make_unique<Lease>(client, std::move(array), from);
+}
+
+/// What is made without `keep` lives as long as its lease.
+From made_by(const Options& options) {
+  return options.create.keep ? From::other : From::unkept;
 }
 
 LeasePointer create(Client& self, std::string_view name, std::string_view dtype, const Shape& shape,
                     const Options& options) {
-  return lease_of(self, call([&] { return self.create_any(name, dtype, shape, options.create); }));
+  return lease_of(self, call([&] { return self.create_any(name, dtype, shape, options.create); }),
+                  made_by(options));
 }
 
 LeasePointer put(Client& self, std::string_view name, std::string_view dtype, const Shape& shape,
                  std::uint64_t address, std::uint64_t bytes, const Options& options) {
   const std::span<const std::byte> source(reinterpret_cast<const std::byte*>(address), bytes);
   return lease_of(self,
-                  call([&] { return self.put_any(name, dtype, shape, source, options.create); }));
+                  call([&] { return self.put_any(name, dtype, shape, source, options.create); }),
+                  made_by(options));
 }
 
 LeasePointer attach(Client& self, std::string_view name, std::string_view mode,
                     Milliseconds timeout_ms, std::uint64_t newer_than, bool repair) {
   const AttachOptions options = attach_options(mode, timeout_ms, newer_than, repair);
-  return lease_of(self, call([&] { return self.attach_any(name, options); }));
+  return lease_of(self, call([&] { return self.attach_any(name, options); }), From::attach);
 }
 
 LeasePointer attach_id(Client& self, std::uint64_t id, std::uint64_t store_id,
                        std::string_view mode, Milliseconds timeout_ms, bool from_handle,
                        bool repair) {
   const AttachOptions options = attach_options(mode, timeout_ms, 0, repair);
-  return lease_of(
-      self, call([&] { return self.attach_id(ArrayId{id}, store_id, options, from_handle); }));
+  return lease_of(self,
+                  call([&] { return self.attach_id(ArrayId{id}, store_id, options, from_handle); }),
+                  from_handle ? From::other : From::attach);
 }
 
 /// What the loader of `cached` gets to make its draft with; useless once the loader has returned.

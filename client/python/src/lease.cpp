@@ -4,6 +4,8 @@
 #include <nanobind/stl/string.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <chrono>
 #include <optional>
 
 #include "array_type.hpp"
@@ -12,11 +14,22 @@
 
 namespace shmstore::python {
 
-Lease::Lease(Client client, AnyArray array)
+namespace {
+
+/// An array that was published and is let go of so soon was not meant to be.
+constexpr auto kAtOnce = std::chrono::milliseconds(1);
+
+/// Said once by a process; asking the store each time would cost those who mean it.
+std::atomic<bool> was_warned{false};
+
+}  // namespace
+
+Lease::Lease(Client client, AnyArray array, From from)
     : client_(std::move(client)),
       array_(std::move(array)),
       mutex_(std::make_unique<std::mutex>()),
-      mutex_pid_(getpid()) {
+      mutex_pid_(getpid()),
+      from_(from) {
   id_ = array_.id().raw;
   store_id_ = array_.store_id();
   bytes_ = array_.bytes();
@@ -25,6 +38,37 @@ Lease::Lease(Client client, AnyArray array)
   shape_.assign(array_.shape().begin(), array_.shape().end());
   order_ = array_.order();
   describe();
+  if (state_ != State::draft) note_published();
+}
+
+void Lease::note_published() {
+  if (from_ == From::unkept && !name_.empty()) published_ = std::chrono::steady_clock::now();
+}
+
+/// `shm.put("x", a)` without a variable: the array is gone when the statement is.
+bool Lease::is_lost_at_once() const {
+  return published_ != std::chrono::steady_clock::time_point{} && valid() && !inherited() &&
+         !was_warned && Py_IsInitialized() != 0 &&
+         std::chrono::steady_clock::now() - published_ < kAtOnce;
+}
+
+/// REQUIRES: no exception is set. The lease has ended.
+void Lease::warn_if_lost(bool at_once) {
+  if (!at_once) return;
+  bool there = true;
+  {
+    NoInterrupt quiet;
+    WithoutGil unlocked;
+    const Result<bool> found = client_.exists(name_);  // by another's lease, or kept meanwhile
+    there = !found || *found;
+  }
+  if (there || was_warned.exchange(true)) return;
+  const int failed = PyErr_WarnFormat(
+      PyExc_ResourceWarning, 1,
+      "shmstore: array '%s' is gone, because nothing holds it: keep what put or create returns as "
+      "long as it is needed, or make it with keep=True",
+      name_.c_str());
+  if (failed != 0) PyErr_WriteUnraisable(nullptr);
 }
 
 Lease::~Lease() {
@@ -32,11 +76,13 @@ Lease::~Lease() {
   // socket: neither may hold up other threads. An exception may be set: this runs anywhere.
   PyObject *type = nullptr, *value = nullptr, *trace = nullptr;
   PyErr_Fetch(&type, &value, &trace);
+  const bool at_once = is_lost_at_once();
   {
     NoInterrupt quiet;
     WithoutGil unlocked;
     array_ = AnyArray();
   }
+  warn_if_lost(at_once);
   PyErr_Restore(type, value, trace);
 }
 
@@ -95,6 +141,7 @@ void Lease::seal(bool hard, std::optional<std::int64_t> wait_ms) {
   options.wait = timeout_of(wait_ms);
   locked([&] { return array_.seal(options); });
   describe();
+  note_published();
 }
 
 void Lease::handover(bool once) {
@@ -246,6 +293,7 @@ void bind_lease(nb::module_& module) {
       .def_prop_ro("access", &Lease::access)
       .def_prop_ro("sealed", &Lease::sealed, nb::sig("def sealed(self) -> str | None"))
       .def_prop_ro("creator", &Lease::creator)
+      .def_prop_ro("attached", &Lease::attached)
       .def_prop_ro("inherited", &Lease::inherited)
       .def_prop_ro("opens", &Lease::opens)
       .def_prop_ro("socket_path", &Lease::socket_path)

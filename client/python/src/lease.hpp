@@ -4,6 +4,7 @@
 #include <nanobind/nanobind.h>
 
 #include <sys/types.h>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -22,7 +23,13 @@ namespace nb = nanobind;
 /// destructor runs in whatever thread drops the last reference.
 class Lease {
  public:
-  Lease(Client client, AnyArray array);
+  /// How the lease came to be, for the one that the user gets.
+  enum class From : std::uint8_t {
+    other,
+    attach,
+    unkept
+  };
+  Lease(Client client, AnyArray array, From from = From::other);
   ~Lease();
   Lease(const Lease&) = delete;
   Lease& operator=(const Lease&) = delete;
@@ -48,6 +55,8 @@ class Lease {
   /// "": nobody can change a sealed array, and nobody can seal a mutable one that is held `r+`.
   [[nodiscard]] const char* opens() const noexcept;
   [[nodiscard]] std::string socket_path() const { return client_.socket_path(); }
+  /// Got by `attach`: the end of a `with` block lets go of it.
+  [[nodiscard]] bool attached() const noexcept { return from_ == From::attach; }
 
   // -- what it does; blocks, gives the GIL back -------------------------------------------------
   void seal(bool hard, std::optional<std::int64_t> wait_ms);
@@ -56,7 +65,7 @@ class Lease {
   void abort();
   /// Ends the lease and unmaps. REQUIRES: nobody uses the memory any more.
   void release();
-  /// Ends an exclusive lease; the memory stays, private, for the arrays that are left.
+  /// Ends the lease; the memory stays, private where it was writable, for the arrays that are left.
   void let_go(bool half_written);
 
   /// The type's Py_bf_… slots.
@@ -70,6 +79,9 @@ class Lease {
   template <class Work>
   void locked(Work&& work);
   void describe();
+  void note_published();
+  [[nodiscard]] bool is_lost_at_once() const;
+  void warn_if_lost(bool at_once);
 
   Client client_;
   AnyArray array_;
@@ -87,6 +99,8 @@ class Lease {
   Seal seal_ = Seal::none;
   Access access_ = Access::read;
   bool creator_ = false;
+  From from_;
+  std::chrono::steady_clock::time_point published_{};  ///< Unkept, by this object; else zero.
 };
 
 /// Counts a buffer of `array` that is given out (1) or comes back (-1) on the lease under it, if
