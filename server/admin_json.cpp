@@ -126,7 +126,7 @@ Result<Json> parse_document(std::string_view text) {
         ErrorCode::protocol_error,
         "the document nests deeper than " + std::to_string(protocol::kJsonDepthMax) + " levels");
   }
-  Json document = Json::parse(text.begin(), text.end(), nullptr, false);
+  Json document = parse_json(text);
   if (!document.is_object()) {
     return make_error(ErrorCode::protocol_error, "the document is not a JSON object");
   }
@@ -147,7 +147,7 @@ Result<std::string> canonical_attrs(std::string_view text) {
     return invalid("attrs: nests deeper than " + std::to_string(protocol::kJsonDepthMax) +
                    " levels");
   }
-  const Json attrs = Json::parse(text.begin(), text.end(), nullptr, false);
+  const Json attrs = parse_json(text);
   if (!attrs.is_object()) return invalid("attrs: must be a JSON object");
   std::string canonical = document_text(attrs);
   if (canonical.size() > kAttrsBytesMax) {

@@ -26,6 +26,7 @@
 #include "server/admission.hpp"
 #include "server/descriptors.hpp"
 #include "server/dispatch.hpp"
+#include "server/environment.hpp"
 #include "server/lease_probe.hpp"
 #include "server/listener.hpp"
 #include "server/log.hpp"
@@ -580,6 +581,12 @@ void DaemonImpl::set_watchdog_timer(std::uint64_t interval_us) {
 Result<std::unique_ptr<Daemon>> Daemon::start(const Options& flags, bool autostarted) try {
   const Result<Options> options = with_config(flags);
   if (!options) return options.error();
+  if (Result<void> fit = check_environment(raise_descriptor_limit()); !fit) return fit.error();
+  if (options->capacity.percent != 0 && Admission().total_bytes() == 0) {
+    return make_error(ErrorCode::not_found,
+                      "capacity: /proc/meminfo does not say how much memory this machine has, so "
+                      "--capacity must be given in bytes");
+  }
   const SignalsHeld held;
   std::vector<UniqueFd> handed_over = take_listen_fds();
   if (handed_over.size() > 1) {

@@ -294,9 +294,7 @@ Result<std::string> AdminPlane::on_quotas(Context& context) {
       return make_error(ErrorCode::permission_denied,
                         "quotas: only root or the daemon's own user may set them");
     }
-    const Usage now = quota.usage(uid);
-    quota.set_user_limits(uid, quotas->bytes_max.value_or(now.bytes_max),
-                          quotas->arrays_max.value_or(now.arrays_max));
+    quota.set_user_limits(uid, quotas->bytes_max, quotas->arrays_max);
     registry_.tick(context.request.now, context.effects);  // who waits for room may have it now
   }
   return document_text(to_json(uid, quota.usage(uid)));

@@ -16,6 +16,13 @@ namespace shmstore::server {
 
 using Json = nlohmann::json;
 
+/// The document that `text` is, whole; discarded when it is none. The parser takes a zero byte for
+/// the end and says nothing of what comes behind it, so one anywhere makes the text no document.
+[[nodiscard]] inline Json parse_json(std::string_view text, bool comments = false) {
+  if (text.find('\0') != std::string_view::npos) return Json(Json::value_t::discarded);
+  return Json::parse(text.begin(), text.end(), nullptr, false, comments);
+}
+
 /// Reads the keys of one object. Values of keys that were wrong are empty or zero: look at finish()
 /// before using any.
 class JsonFields {

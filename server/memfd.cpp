@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <boost/interprocess/detail/os_file_functions.hpp>
 #include <boost/interprocess/exceptions.hpp>
 #include <boost/interprocess/mapped_region.hpp>
@@ -152,6 +153,31 @@ constexpr const char* kHugePagesFile = "/sys/kernel/mm/transparent_hugepage/shme
 constexpr const char* kHugePagesOfSizeFile =
     "/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/shmem_enabled";
 
+/// /proc/self/fd, opened once: the walk from the root would take longer than all the rest of a
+/// re-opening. Negative when it cannot be opened, for want of descriptors say: the next call tries
+/// again.
+int own_descriptors() {
+  static std::atomic<int> folder{-1};
+  if (const int known = folder.load(); known >= 0) return known;
+  UniqueFd opened(::open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC));
+  int expected = -1;
+  if (!opened.valid()) return -1;
+  if (folder.compare_exchange_strong(expected, opened.get())) return opened.release();
+  return expected;  // Another thread was faster.
+}
+
+Error reopen_failed(int error) {
+  if (error == EWOULDBLOCK) {
+    return make_error(ErrorCode::busy,
+                      "segment: some process has taken a file lease (F_SETLEASE) on this memory; "
+                      "the kernel ends it after /proc/sys/fs/lease-break-time seconds");
+  }
+  if (error == EMFILE || error == ENFILE || error == ENOMEM) {
+    return no_capacity("descriptors: none left to re-open a segment", error);
+  }
+  return make_error(ErrorCode::internal, errno_text("re-opening a segment", error));
+}
+
 }  // namespace
 
 HugePages huge_pages_in_force() {
@@ -186,25 +212,16 @@ Result<UniqueFd> make_memfd(std::uint64_t bytes) {
 }
 
 Result<UniqueFd> reopen(int fd, bool writable) {
-  // Opened once: the walk from the root would take longer than all the rest of it.
-  static const UniqueFd folder(::open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC));
+  const int folder = own_descriptors();
+  if (folder < 0) return reopen_failed(errno);
   std::array<char, 16> name{};
   (void)std::snprintf(name.data(), name.size(), "%d", fd);
   // A process that may open the file could hold a lease on it (F_SETLEASE): without O_NONBLOCK the
   // kernel would let us wait for its end, 45 s. For memory files the flag means nothing else.
   const int flags = (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK;
-  UniqueFd fresh(::openat(folder.get(), name.data(), flags));
+  UniqueFd fresh(::openat(folder, name.data(), flags));
   if (fresh.valid()) return fresh;
-  const int error = errno;
-  if (error == EWOULDBLOCK) {
-    return make_error(ErrorCode::busy,
-                      "segment: some process has taken a file lease (F_SETLEASE) on this memory; "
-                      "the kernel ends it after /proc/sys/fs/lease-break-time seconds");
-  }
-  if (error == EMFILE || error == ENFILE) {
-    return no_capacity("descriptors: none left to re-open a segment", error);
-  }
-  return make_error(ErrorCode::internal, errno_text("re-opening a segment", error));
+  return reopen_failed(errno);
 }
 
 Result<void> populate(int fd, std::uint64_t offset, std::uint64_t bytes, HugePages huge_pages) {

@@ -2,15 +2,13 @@
 /// unknown key is an error: a limit that is misspelt is a limit that is missing.
 
 #include <array>
-#include <nlohmann/json.hpp>
 
+#include "server/json_fields.hpp"
 #include "server/options.hpp"
 #include "server/small_file.hpp"
 
 namespace shmstore::server {
 namespace {
-
-using Json = nlohmann::json;
 
 constexpr std::size_t kConfigBytesMax = std::size_t{1} << 20U;
 
@@ -71,7 +69,7 @@ Result<void> take(const std::string& key, const Json& value, Options& options) {
 }  // namespace
 
 Result<void> apply_config(std::string_view text, Options& options) {
-  const Json config = Json::parse(text, nullptr, false, true);
+  const Json config = parse_json(text, true);
   if (config.is_discarded()) return bad("config", "is not valid JSON");
   if (!config.is_object()) return bad("config", "must be a JSON object");
   Options changed = options;

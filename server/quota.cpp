@@ -93,10 +93,11 @@ void Quota::move_bytes(std::uint32_t from, std::uint32_t to, std::uint64_t amoun
   bytes_used_ += amount;
 }
 
-void Quota::set_user_limits(std::uint32_t uid, std::uint64_t bytes_max, std::uint64_t arrays_max) {
+void Quota::set_user_limits(std::uint32_t uid, std::optional<std::uint64_t> bytes_max,
+                            std::optional<std::uint64_t> arrays_max) {
   Usage& user = users_[uid];
-  user.bytes_max = bytes_max;
-  user.arrays_max = arrays_max;
+  user.bytes_max = bytes_max.value_or(user.bytes_max);
+  user.arrays_max = arrays_max.value_or(user.arrays_max);
   if (unused(user)) users_.erase(uid);
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "shmstore/error.hpp"
@@ -54,7 +55,9 @@ class Quota {
   void move_bytes(std::uint32_t from, std::uint32_t to, std::uint64_t amount);
 
   void set_limits(const Limits& limits) { limits_ = limits; }
-  void set_user_limits(std::uint32_t uid, std::uint64_t bytes_max, std::uint64_t arrays_max);
+  /// What is not given stays as it was, the store's default included; 0: the default again.
+  void set_user_limits(std::uint32_t uid, std::optional<std::uint64_t> bytes_max,
+                       std::optional<std::uint64_t> arrays_max);
   [[nodiscard]] const Limits& limits() const { return limits_; }
   [[nodiscard]] Usage usage(std::uint32_t uid) const;  ///< With effective maxima filled in.
   [[nodiscard]] const std::map<std::uint32_t, Usage>& users() const { return users_; }

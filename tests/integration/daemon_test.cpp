@@ -1,9 +1,18 @@
 // The daemon as a program: exit codes, sockets it finds and leaves, configuration, signals, idling.
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 
+#include <array>
+#include <cstddef>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -23,7 +32,8 @@ struct Ended {
 };
 
 /// Runs a daemon that is expected to end by itself.
-Ended run_daemon(const std::vector<std::string>& arguments) {
+Ended run_daemon(const std::vector<std::string>& arguments,
+                 const std::function<void()>& before_exec = {}) {
   const TempDir folder;
   const std::string log = folder.file("output");
   std::vector<std::string> command = {find_program("SHMSTORED", "shmstored")};
@@ -32,6 +42,7 @@ Ended run_daemon(const std::vector<std::string>& arguments) {
     const int fd = ::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
     ::dup2(fd, STDOUT_FILENO);
     ::dup2(fd, STDERR_FILENO);
+    if (before_exec) before_exec();
   });
   Ended ended;
   ended.code = daemon.wait();
@@ -83,6 +94,52 @@ TEST_CASE("daemon: exit codes and what it says") {
   CHECK(contains(nowhere.text, "no/such/folder"));
   const Ended too_long = run_daemon({"--socket", folder.file(std::string(200, 'x'))});
   CHECK((too_long.code == 1 || too_long.code == 2));
+}
+
+TEST_CASE("daemon: without memory files it says so at the start") {
+  const TempDir folder;
+  const Ended ended = run_daemon({"--socket", folder.file("socket")}, [] {
+    // A sandbox that does not know the call.
+    std::array<sock_filter, 4> program = {{
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_memfd_create, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    }};
+    const sock_fprog filter{program.size(), program.data()};
+    ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter, 0, 0);
+  });
+  CHECK(ended.code == 1);
+  CHECK_MESSAGE(contains(ended.text, "memory files do not work here"), ended.text);
+  CHECK_MESSAGE(contains(ended.text, "memfd_create"), ended.text);
+  CHECK_FALSE(std::filesystem::exists(folder.file("socket")));
+}
+
+TEST_CASE("daemon: with too few open files it says so at the start") {
+  const TempDir folder;
+  const Ended ended = run_daemon({"--socket", folder.file("socket")}, [] {
+    const rlimit few{40, 40};
+    ::setrlimit(RLIMIT_NOFILE, &few);
+  });
+  CHECK(ended.code == 1);
+  CHECK_MESSAGE(contains(ended.text, "open files: the limit is 40"), ended.text);
+}
+
+TEST_CASE("daemon: without /proc it says so at the start") {
+  if (skip_unless(is_root(), "hiding /proc needs root")) return;
+  if (skip_unless(!kSanitized, "the sanitizers need /proc themselves")) return;
+  const TempDir folder;
+  const std::string flag = folder.file("hidden");
+  const Ended ended = run_daemon({"--socket", folder.file("socket")}, [&] {
+    if (::unshare(CLONE_NEWNS) != 0) ::_exit(77);
+    ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr);
+    if (::mount("none", "/proc", "tmpfs", 0, nullptr) == 0) ::creat(flag.c_str(), 0600);
+    if (!std::filesystem::exists(flag)) ::_exit(77);
+  });
+  if (skip_unless(std::filesystem::exists(flag), "no mount namespace to be had")) return;
+  CHECK(ended.code == 1);
+  CHECK_MESSAGE(contains(ended.text, "/proc has to be mounted"), ended.text);
 }
 
 TEST_CASE("daemon: a second one on the same socket is refused, the first goes on") {

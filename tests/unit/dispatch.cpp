@@ -1,4 +1,5 @@
 // Frames and documents in, replies out.
+#include "server/dispatch_admin.hpp"
 #include "tests/unit/dispatch_bench.hpp"
 
 using namespace shmstore;
@@ -256,6 +257,19 @@ TEST_CASE("dispatch: documents that are none end the session, wrong keys do not"
   CHECK(refused(Op::chmod, R"({"name": "a"})") == "perms");
   CHECK(refused(Op::quotas, R"({"uid": -1})") == "uid");
   CHECK(refused(Op::status, R"({"x": 1})") == "x");
+}
+
+TEST_CASE("dispatch: a document ends where its text ends, not at a zero byte") {
+  Bench bench;
+  SessionState& alice = bench.join(kAlice);
+  bench.put(alice, "x", "{}");
+  using namespace std::string_literals;
+  for (const std::string& text : {"{}\0garbage"s, "{}\0"s, "\0{}"s, "{\"attrs\":1}\0{}"s}) {
+    CHECK(bench.ask(bench.join(kAlice), Op::status, text).is(ErrorCode::protocol_error));
+    CHECK_FALSE(bench.kept());
+    CHECK_FALSE(canonical_attrs(text).has_value());
+  }
+  CHECK(canonical_attrs("{\"a\":1}").value() == "{\"a\":1}");
 }
 
 TEST_CASE("dispatch: info and list say what an array is, names as the caller says them") {

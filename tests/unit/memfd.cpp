@@ -4,9 +4,13 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <string>
 
 #include "server/lease_probe.hpp"
 
@@ -139,4 +143,26 @@ TEST_CASE("lease probe: a holder that unlocks and unleases is still seen, where 
   CHECK(::fcntl(holder.get(), F_OFD_SETLK, &lock) == 0);
   CHECK(::fcntl(holder.get(), F_SETLEASE, F_UNLCK) != 0);
   CHECK_FALSE(probe.is_free(fd.get()));
+}
+
+// In a process of its own, because the handle is opened once in each.
+TEST_CASE("memfd: inner, /proc/self/fd cannot be opened at first" * doctest::skip()) {
+  const UniqueFd file = make_memfd(kPageBytes).value();
+  const UniqueFd lowest(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  rlimit before{};
+  REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
+  rlimit none = before;
+  none.rlim_cur = static_cast<rlim_t>(lowest.get()) + 1;
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &none) == 0);
+  const Result<UniqueFd> refused = reopen(file.get(), false);
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &before) == 0);
+  REQUIRE_FALSE(refused.has_value());
+  CHECK(refused.error().code == ErrorCode::no_capacity);
+  CHECK(reopen(file.get(), false).has_value());
+}
+
+TEST_CASE("memfd: one failure to open /proc/self/fd does not fail all later re-openings") {
+  const std::string self = std::filesystem::read_symlink("/proc/self/exe");
+  const std::string command = "'" + self + "' -ns -tc='memfd: inner*' >/dev/null 2>&1";
+  CHECK(std::system(command.c_str()) == 0);  // tidy: allow(shell) because it is all ours
 }

@@ -21,14 +21,14 @@ ParsedFlags parse(std::initializer_list<const char*> flags) {
   return parse_flags(static_cast<int>(argv.size()), argv.data());
 }
 
-Result<Options> configured(const char* text, const Options& flags = {}) {
+Result<Options> configured(std::string_view text, const Options& flags = {}) {
   Options options = flags;
   Result<void> applied = apply_config(text, options);
   if (!applied) return applied.error();
   return options;
 }
 
-std::string refusal(const char* text) {
+std::string refusal(std::string_view text) {
   const Result<Options> options = configured(text);
   return options ? "taken" : options.error().text;
 }
@@ -93,6 +93,7 @@ TEST_CASE("options: a config file has the flags' names, and flags win") {
 TEST_CASE("options: a config file that is wrong names the key and changes nothing") {
   CHECK(refusal("[1]") == "config: must be a JSON object");
   CHECK(refusal("{") == "config: is not valid JSON");
+  CHECK(refusal(std::string("{}\0{", 4)) == "config: is not valid JSON");
   CHECK(refusal(R"({"capacty": 1})") == "capacty: is not an option");
   CHECK(refusal(R"({"capacity": -1})").starts_with("capacity: must be"));
   CHECK(refusal(R"({"capacity": "5X"})").starts_with("capacity: '5X' is not a size"));

@@ -88,6 +88,22 @@ TEST_CASE("quota: other resources have limits of their own, and move only bytes"
   CHECK(quota.bytes_used() == 100);
 }
 
+TEST_CASE("quota: setting one limit of a user leaves the others at the store's default") {
+  Quota quota(small());
+  quota.set_user_limits(1, std::nullopt, 7);
+  CHECK(quota.usage(1).arrays_max == 7);
+  Limits lower = small();
+  lower.user_bytes_max = 30;
+  quota.set_limits(lower);  // SIGHUP.
+  CHECK(quota.usage(1).bytes_max == 30);
+  quota.set_user_limits(1, 20, std::nullopt);
+  CHECK(quota.usage(1).bytes_max == 20);
+  CHECK(quota.usage(1).arrays_max == 7);
+  quota.set_user_limits(1, 0, std::nullopt);
+  CHECK(quota.usage(1).bytes_max == 30);
+  CHECK(quota.usage(1).arrays_max == 7);
+}
+
 TEST_CASE("quota: users without charges and limits are forgotten") {
   Quota quota(small());
   CHECK(quota.charge(1, Resource::bytes, 5).has_value());
