@@ -308,8 +308,11 @@ Json to_json(std::uint32_t uid, const Usage& usage) {
   json["bytes_max"] = usage.bytes_max;
   json["arrays"] = usage.arrays;
   json["arrays_max"] = usage.arrays_max;
+  json["segments"] = usage.segments;
+  json["segments_max"] = usage.segments_max;
   json["leases"] = usage.leases;
   json["connections"] = usage.connections;
+  json["connections_max"] = usage.connections_max;
   return json;
 }
 

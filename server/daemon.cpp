@@ -2,12 +2,12 @@
 /// Handlers of events are short: what takes time is done in turns (take_turn), and between two
 /// turns the loop looks for new events, so that a signal, a timer or another user waits for one
 /// turn at most. The order of the members of DaemonImpl is the order of dependence; only the
-/// worker, whose jobs point into the store, is stopped before any of them goes.
+/// worker, whose jobs point into the store, is stopped before any of them goes. (over 600 lines
+/// because every event of the loop has its handler here)
 
 #include "server/daemon.hpp"
 
 #include <fcntl.h>
-#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 
@@ -24,6 +24,7 @@
 #include <utility>
 
 #include "server/admission.hpp"
+#include "server/daemon_facts.hpp"
 #include "server/descriptors.hpp"
 #include "server/dispatch.hpp"
 #include "server/environment.hpp"
@@ -31,6 +32,7 @@
 #include "server/listener.hpp"
 #include "server/log.hpp"
 #include "server/memfd_store.hpp"
+#include "server/memory_reserve.hpp"
 #include "server/memory_worker.hpp"
 #include "server/probe_timer.hpp"
 #include "server/registry.hpp"
@@ -68,39 +70,6 @@ constexpr seconds kHelloWithin{10};
 /// catches up with the time that the machine was suspended.
 constexpr std::int64_t kSleepMsMax = 60'000;
 
-Limits limits_of(const Options& options, bool autostarted, std::uint64_t memory,
-                 std::uint64_t segments_max) {
-  const bool small = autostarted && !options.capacity_given;
-  const Size capacity = small ? kAutostartCapacity : options.capacity;
-  Limits limits;
-  limits.capacity = capacity.of(memory);
-  limits.user_bytes_max = options.user_quota.of(limits.capacity);
-  limits.user_arrays_max = options.user_arrays;
-  limits.user_leases_max = options.user_leases;
-  limits.user_connections_max = options.user_connections;
-  limits.user_waits_max = options.user_waits;
-  limits.segments_max = segments_max;
-  return limits;
-}
-
-Selfcheck selfcheck_wanted() {
-  const char* wish = std::getenv("SHMSTORE_SELFCHECK");
-  if (wish != nullptr) return std::string_view(wish) == "0" ? Selfcheck::off : Selfcheck::always;
-#ifdef NDEBUG
-  return Selfcheck::off;
-#else
-  return Selfcheck::sometimes;
-#endif
-}
-
-std::uint64_t random_number() {
-  std::uint64_t number = 0;
-  while (number == 0) {
-    if (::getrandom(&number, sizeof number, 0) != ssize_t{sizeof number}) std::abort();
-  }
-  return number;
-}
-
 class DaemonImpl final : public Daemon, private Outbox {
  public:
   DaemonImpl(const Options& flags, const Options& options, bool autostarted, Listener listener);
@@ -112,6 +81,9 @@ class DaemonImpl final : public Daemon, private Outbox {
   void send(SessionId session, Bytes frame, DescriptorRef descriptor) override;
   bool offer(SessionId session, Bytes frame) override;
 
+  void serve();
+  template <class F>
+  void guarded(F&& work);
   void wait_accept();
   /// False: not now, for want of memory.
   bool accept_some(int most = kAcceptsPerWakeMax);
@@ -119,7 +91,10 @@ class DaemonImpl final : public Daemon, private Outbox {
   Result<void> listen_again();
   void turn_away();
   void welcome(UniqueFd socket);
+  void enrol(SessionId id, UniqueFd socket);
   std::optional<Error> admit(SessionId id, Peer& peer);
+  [[nodiscard]] Limits limits() const;
+  void share_out();
   void log_refusal(const std::string& text);
   void end_session(SessionId id, std::string_view reason);
   void close_silent_sessions();
@@ -132,6 +107,7 @@ class DaemonImpl final : public Daemon, private Outbox {
 
   void serve_events();
   void take_turn();
+  void give_turn(ClientSession& session, const TurnOver& over);
   void after_work();
   void own_work();
   void set_deadline_timer();
@@ -149,6 +125,7 @@ class DaemonImpl final : public Daemon, private Outbox {
   Admission admission_;
   LeaseProbe probe_;
   MemoryWorker worker_;
+  bool one_user_;  // Nobody else can connect, and nobody has.
   Registry registry_;
   MemfdStore store_;
   Dispatcher dispatcher_;
@@ -176,18 +153,6 @@ class DaemonImpl final : public Daemon, private Outbox {
   std::deque<std::pair<std::chrono::steady_clock::time_point, SessionId>> silent_;
 };
 
-DaemonFacts facts_of(const DescriptorBudget& budget, bool exact_probe) {
-  DaemonFacts facts;
-  facts.store_id = random_number();
-  facts.pid = ::getpid();
-  facts.uid = ::geteuid();
-  facts.started_s = static_cast<double>(read_clock().boot_ms) / 1000;
-  facts.descriptors = [] { return open_descriptors(); };
-  facts.descriptors_max = budget.descriptors_max;
-  facts.exact_probe = exact_probe;
-  return facts;
-}
-
 UniqueFd open_spare() {
   return UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
 }
@@ -200,7 +165,8 @@ DaemonImpl::DaemonImpl(const Options& flags, const Options& options, bool autost
       budget_(raise_descriptor_limit()),
       listener_(std::move(listener)),
       spare_(open_spare()),
-      registry_(limits_of(options, autostarted, admission_.total_bytes(), budget_.segments_max)),
+      one_user_(!listener_.open_to_others()),
+      registry_(limits()),
       store_(worker_, admission_, probe_, budget_.segments_max),
       dispatcher_(registry_, store_, *this, facts_of(budget_, probe_.exact()), selfcheck_wanted()),
       context_{io_,
@@ -259,15 +225,29 @@ int DaemonImpl::run() {
   notify_manager("READY=1");
   if (const auto interval = watchdog_interval_us()) set_watchdog_timer(*interval);
   after_work();
-  while (!io_.stopped()) {
-    if (turns_.empty()) {
-      io_.run_one();
-    } else {
-      serve_events();
-    }
-    if (!turns_.empty()) take_turn();
-  }
+  // Nothing that is thrown in there says that the others cannot be served any more.
+  while (!io_.stopped()) guarded([this] { serve(); });
   return 0;
+}
+
+void DaemonImpl::serve() {
+  if (turns_.empty()) {
+    io_.run_one();
+  } else {
+    serve_events();
+  }
+  if (!turns_.empty()) take_turn();
+}
+
+/// For the handlers of what all clients share, which have to wait for the next event whatever
+/// became of this one.
+template <class F>
+void DaemonImpl::guarded(F&& work) {
+  try {
+    work();
+  } catch (const std::exception& error) {
+    log(LogLevel::error, "an event was not handled", {{"text", error.what()}});
+  }
 }
 
 // -- turns ----------------------------------------------------------------------------------------
@@ -279,13 +259,22 @@ void DaemonImpl::serve_events() {
   }
 }
 
+/// What goes wrong in a session's turn is that session's loss.
+void DaemonImpl::give_turn(ClientSession& session, const TurnOver& over) {
+  try {
+    session.take_turn(over);
+  } catch (const std::exception& error) {
+    end_session(session.id(), error.what());
+  }
+}
+
 void DaemonImpl::take_turn() {
   const TurnOver over = [until = std::chrono::steady_clock::now() + kTurn] {
     return std::chrono::steady_clock::now() >= until;
   };
   turns_.give_one(
       [this, &over](const std::shared_ptr<ClientSession>& session) {
-        if (session != nullptr) return session->take_turn(over);
+        if (session != nullptr) return give_turn(*session, over);
         own_work_in_line_ = false;
         while (dispatcher_.has_ending() && !over()) dispatcher_.end_some(kLeasesAtOnce);
       },
@@ -298,13 +287,12 @@ void DaemonImpl::take_turn() {
 void DaemonImpl::wait_accept() {
   accepting_.async_wait(Descriptor::wait_read, [this](const boost::system::error_code& error) {
     if (error) return;
-    const bool again = accept_some();
-    after_work();
-    if (again) {
-      wait_accept();
-    } else {
-      accept_later();
-    }
+    bool again = false;
+    guarded([&] {
+      again = accept_some();
+      after_work();
+    });
+    again ? wait_accept() : accept_later();
   });
 }
 
@@ -354,24 +342,36 @@ void DaemonImpl::turn_away() {
   errno = EINTR;
 }
 
+/// What the kernel refuses for a newcomer (a place in the epoll, memory) is that newcomer's loss.
 void DaemonImpl::welcome(UniqueFd socket) {
+  const SessionId id = ++last_session_;
+  try {
+    enrol(id, std::move(socket));
+  } catch (const std::exception& error) {
+    log_refusal(error.what());
+    end_session(id, "cannot be served");
+    dispatcher_.end_session(id);  // In case that it was not in the table yet.
+  }
+}
+
+void DaemonImpl::enrol(SessionId id, UniqueFd socket) {
   refuse_descriptors(socket.get());
   Result<Peer> peer = peer_of(socket.get());
   if (!peer) {
     log(LogLevel::info, "connection dropped", {{"text", peer.error().text}});
     return;
   }
-  const SessionId id = ++last_session_;
   const std::uint32_t uid = peer->identity.uid;
   std::optional<Error> refusal = admit(id, *peer);
   if (refusal) {
     if (refused_ >= kRefusedMax) return;
-    ++refused_;
     peer->process.reset();  // whoever is refused is gone in a moment
   }
+  const bool refused = refusal.has_value();
   auto session = std::make_shared<ClientSession>(context_, id, uid, std::move(socket),
                                                  std::move(peer->process), std::move(refusal));
   sessions_.emplace(id, session);
+  refused_ += refused ? 1U : 0U;
   session->start();
   silent_.emplace_back(std::chrono::steady_clock::now() + kHelloWithin, id);
   if (silent_.size() == 1) close_silent_sessions();
@@ -381,6 +381,7 @@ std::optional<Error> DaemonImpl::admit(SessionId id, Peer& peer) {
   const std::int64_t pid = peer.identity.pid;
   const std::uint32_t uid = peer.identity.uid;
   std::optional<Error> refusal;
+  if (one_user_ && uid != 0 && uid != kNobody && uid != ::geteuid()) share_out();
   if (uid == kNobody) {
     refusal = make_error(ErrorCode::permission_denied,
                          "uid 65534 (nobody, or a user that this namespace does not know) is not "
@@ -389,6 +390,8 @@ std::optional<Error> DaemonImpl::admit(SessionId id, Peer& peer) {
     refusal = make_error(ErrorCode::no_capacity,
                          "connections: all " + std::to_string(budget_.connections_max) +
                              " of this daemon are in use (its limit of open files sets how many)");
+  } else if (memory_is_short()) {
+    refusal = no_memory();
   } else if (Result<void> opened = dispatcher_.open_session(id, std::move(peer.identity));
              !opened) {
     refusal = opened.error();
@@ -400,6 +403,22 @@ std::optional<Error> DaemonImpl::admit(SessionId id, Peer& peer) {
     log(LogLevel::debug, "session", {{"session", id}, {"pid", pid}, {"uid", uid}});
   }
   return refusal;
+}
+
+Limits DaemonImpl::limits() const {
+  return limits_of(
+      options_, autostarted_,
+      {admission_.total_bytes(), budget_.connections_max, budget_.segments_max, one_user_});
+}
+
+/// Whatever the socket's mode was at the start: somebody else is here, so nobody may have all.
+void DaemonImpl::share_out() {
+  one_user_ = false;
+  registry_.quota().set_limits(limits());
+  log(LogLevel::info, "shared among users",
+      {{"user_bytes_max", registry_.quota().limits().user_bytes_max},
+       {"user_segments_max", registry_.quota().limits().user_segments_max},
+       {"user_connections_max", registry_.quota().limits().user_connections_max}});
 }
 
 void DaemonImpl::log_refusal(const std::string& text) {
@@ -456,8 +475,10 @@ bool DaemonImpl::offer(SessionId session, Bytes frame) {
 void DaemonImpl::wait_worker() {
   completions_.async_wait(Descriptor::wait_read, [this](const boost::system::error_code& error) {
     if (error) return;
-    worker_.run_completions();
-    after_work();
+    guarded([this] {
+      worker_.run_completions();
+      after_work();
+    });
     wait_worker();
   });
 }
@@ -499,8 +520,7 @@ void DaemonImpl::reload() {
   }
   options_ = std::move(*changed);
   set_log_level(options_.log_level);
-  registry_.quota().set_limits(
-      limits_of(options_, autostarted_, admission_.total_bytes(), budget_.segments_max));
+  registry_.quota().set_limits(limits());
   log(LogLevel::info, "config read again",
       {{"config", flags_.config}, {"capacity", registry_.quota().limits().capacity}});
   dispatcher_.tick();  // who waits for room may have it now
@@ -581,12 +601,10 @@ void DaemonImpl::set_watchdog_timer(std::uint64_t interval_us) {
 Result<std::unique_ptr<Daemon>> Daemon::start(const Options& flags, bool autostarted) try {
   const Result<Options> options = with_config(flags);
   if (!options) return options.error();
-  if (Result<void> fit = check_environment(raise_descriptor_limit()); !fit) return fit.error();
-  if (options->capacity.percent != 0 && Admission().total_bytes() == 0) {
-    return make_error(ErrorCode::not_found,
-                      "capacity: /proc/meminfo does not say how much memory this machine has, so "
-                      "--capacity must be given in bytes");
-  }
+  hold_memory_reserve();
+  const bool by_share = options->capacity.percent != 0;
+  Result<void> fit = check_environment(raise_descriptor_limit(), by_share);
+  if (!fit) return fit.error();
   const SignalsHeld held;
   std::vector<UniqueFd> handed_over = take_listen_fds();
   if (handed_over.size() > 1) {

@@ -9,10 +9,13 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <exception>
+#include <new>
 #include <utility>
 
 #include "server/dispatch_admin.hpp"
 #include "server/log.hpp"
+#include "server/memory_reserve.hpp"
 
 namespace shmstore::server {
 namespace {
@@ -29,6 +32,8 @@ constexpr std::size_t kLeasesAtOnce = 64;
 /// What gone sessions hold is not charged any more. So that nobody can make more of it than goes,
 /// for each lease that there are more than after the last turn so many go besides.
 constexpr std::uint64_t kLeasesPerNewOne = 2;
+/// Creates of one user that may wait for memory on its way back. More are refused at once.
+constexpr std::ptrdiff_t kUserParkedMax = 256;
 /// Up to so many arrays a debug build checks its accounts after every request.
 constexpr std::uint64_t kSelfcheckArraysMax = 256;
 
@@ -42,7 +47,26 @@ std::string as_read_by(std::uint32_t uid, std::string text) {
   return text;
 }
 
+/// Operations after which the daemon holds more than before.
+bool takes_memory(std::uint16_t op) {
+  switch (static_cast<Op>(op)) {
+    case Op::create:
+    case Op::attach:
+    case Op::cached:
+    case Op::wait:
+    case Op::handover:
+    case Op::watch: return true;
+    default: return false;
+  }
+}
+
 }  // namespace
+
+Error no_memory() {
+  return make_error(ErrorCode::no_capacity,
+                    "memory: shmstored itself gets no more from the system (a limit of its address "
+                    "space, or the machine's); it works again when something is released");
+}
 
 Now read_clock() {
   Now now;
@@ -68,10 +92,15 @@ Dispatcher::Dispatcher(Registry& registry, SegmentStore& store, Outbox& outbox, 
     run_effects();
     retry_parked();
   });
+  store_.set_on_pinned([this](SegmentId segment) {
+    registry_.segment_pinned(segment, read_clock(), effects_);
+    run_effects();
+  });
 }
 
 Dispatcher::~Dispatcher() {
   store_.set_on_freed(nullptr);
+  store_.set_on_pinned(nullptr);
 }
 
 // -- sessions -------------------------------------------------------------------------------------
@@ -120,7 +149,7 @@ void Dispatcher::end_some(std::uint64_t leases_wanted) {
 
 // -- frames ---------------------------------------------------------------------------------------
 
-bool Dispatcher::handle(SessionState& session, Bytes message, bool truncated) {
+bool Dispatcher::handle(SessionState& session, Bytes message, bool truncated) try {
   Result<Frame> frame = parse_frame(message);
   Result<void> outcome;
   if (truncated) {
@@ -136,6 +165,18 @@ bool Dispatcher::handle(SessionState& session, Bytes message, bool truncated) {
   if (read_header(message, header)) send_error(session.id, header, outcome.error());
   if (outcome.error().code != ErrorCode::protocol_error) return true;
   log_violation(session.id, header, outcome.error());
+  return false;
+} catch (const std::bad_alloc&) {
+  return refuse_for_memory(session.id, message);
+}
+
+/// Not even the reserve sufficed: the request is answered by that, or its session has to go.
+bool Dispatcher::refuse_for_memory(SessionId session, Bytes message) noexcept try {
+  FrameHeader header;
+  if (!read_header(message, header)) return false;
+  send_error(session, header, no_memory());
+  return true;
+} catch (const std::exception&) {
   return false;
 }
 
@@ -167,6 +208,7 @@ Result<void> Dispatcher::dispatch(SessionState& session, const Frame& frame) {
     return make_error(ErrorCode::protocol_error,
                       is_hello ? "hello: was said before" : "the first request must be hello");
   }
+  if (memory_is_short() && takes_memory(header.op)) return no_memory();
   const std::size_t at = std::size_t{header.op} - 1;
   if (header.op != 0 && at < kTable.size()) {
     const Request request{session, header, frame.body, {}};
@@ -204,15 +246,17 @@ void Dispatcher::send_error(SessionId session, const FrameHeader& header, const 
 
 // -- room -----------------------------------------------------------------------------------------
 
-bool Dispatcher::lacks_memory(std::uint32_t uid, std::uint64_t array_bytes) const {
-  const std::uint64_t bytes = charge_of(array_bytes);
+bool Dispatcher::lacks_memory(std::uint32_t uid, const CreateSpec& spec) const {
+  const std::uint64_t bytes = charge_of(spec.bytes) + record_bytes(spec);
   const Quota& quota = registry_.quota();
   const Usage usage = quota.usage(uid);
   const Limits& limits = quota.limits();
   const bool store_full =
       quota.bytes_used() > limits.capacity || bytes > limits.capacity - quota.bytes_used();
   const bool user_full = usage.bytes > usage.bytes_max || bytes > usage.bytes_max - usage.bytes;
-  return store_full || user_full || store_.segments() >= limits.segments_max;
+  const bool no_segment = spec.bytes > 0 && (store_.segments() >= limits.segments_max ||
+                                             usage.segments >= usage.segments_max);
+  return store_full || user_full || no_segment;
 }
 
 bool Dispatcher::lacks_arrays(std::uint32_t uid) const {
@@ -221,10 +265,10 @@ bool Dispatcher::lacks_arrays(std::uint32_t uid) const {
 }
 
 /// Nothing is refused for want of memory that nobody maps any more.
-void Dispatcher::make_room(std::uint32_t uid, std::uint64_t bytes) {
+void Dispatcher::make_room(std::uint32_t uid, const CreateSpec& spec) {
   if (lacks_arrays(uid)) return;
   std::uint64_t left = store_.pinned_segments();
-  while (left > 0 && lacks_memory(uid, bytes)) {
+  while (left > 0 && lacks_memory(uid, spec)) {
     const std::uint64_t asked = std::min<std::uint64_t>(left, kProbesPerRequest);
     (void)store_.probe_released(asked, kFreedPerRequestBytes);
     left -= asked;
@@ -244,9 +288,15 @@ bool Dispatcher::more_to_come() const {
 
 /// Does it lack what is on its way back? Sessions that end give back memory and numbers of arrays,
 /// the kernel memory only.
-bool Dispatcher::may_hope(std::uint32_t uid, std::uint64_t bytes) const {
-  if (!ending_.empty()) return lacks_arrays(uid) || lacks_memory(uid, bytes);
-  return store_.freeing_bytes() > 0 && !lacks_arrays(uid) && lacks_memory(uid, bytes);
+bool Dispatcher::may_hope(std::uint32_t uid, const CreateSpec& spec) const {
+  if (!ending_.empty()) return lacks_arrays(uid) || lacks_memory(uid, spec);
+  return store_.freeing_bytes() > 0 && !lacks_arrays(uid) && lacks_memory(uid, spec);
+}
+
+/// Places for those who hope are a share of each user's: nobody can take those of others.
+bool Dispatcher::may_park(std::uint32_t uid) const {
+  const auto same = [uid](const Parked& parked) { return parked.uid == uid; };
+  return std::count_if(parked_.begin(), parked_.end(), same) < kUserParkedMax;
 }
 
 /// One by one: each that is made takes room from those behind it. Once more from the start when
@@ -256,7 +306,7 @@ void Dispatcher::retry_parked() {
   for (bool again = true; again;) {
     const bool hoped = more_to_come();
     for (std::size_t at = 0; at < parked_.size();) {
-      if (may_hope(parked_[at].uid, parked_[at].spec.bytes)) {
+      if (may_hope(parked_[at].uid, parked_[at].spec)) {
         ++at;
         continue;
       }
@@ -286,7 +336,7 @@ std::vector<std::string> Dispatcher::selfcheck() const {
   std::vector<std::string> problems = registry_.selfcheck();
   const std::vector<std::string> of_store = store_.selfcheck();
   problems.insert(problems.end(), of_store.begin(), of_store.end());
-  const std::uint64_t charged = registry_.quota().bytes_used();
+  const std::uint64_t charged = registry_.quota().bytes_used() - registry_.counts().record_bytes;
   const std::uint64_t backed = store_.kernel_bytes();
   if (backed > charged + store_.slack_bytes()) {
     problems.push_back("bytes: the kernel backs " + std::to_string(backed) + ", charged are " +

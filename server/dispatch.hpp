@@ -54,6 +54,9 @@ inline constexpr std::uint64_t kFreedAtOnceBytes = std::uint64_t{2} << 20U;
 
 [[nodiscard]] Now read_clock();
 
+/// What is said to whoever asks while the daemon's own memory is short.
+[[nodiscard]] Error no_memory();
+
 class Dispatcher {
  public:
   Dispatcher(Registry& registry, SegmentStore& store, Outbox& outbox, DaemonFacts facts,
@@ -111,6 +114,7 @@ class Dispatcher {
   };
   static const std::array<Entry, 15> kTable;
 
+  [[nodiscard]] bool refuse_for_memory(SessionId session, Bytes message) noexcept;
   [[nodiscard]] Result<void> dispatch(SessionState& session, const Frame& frame);
   void log_violation(SessionId session, const protocol::FrameHeader& header, const Error& error);
   Result<void> on_hello(const Request& request);
@@ -145,11 +149,12 @@ class Dispatcher {
   void send_reply(SessionId session, DescriptorRef descriptor = {});
   void send_error(SessionId session, const protocol::FrameHeader& header, const Error& error);
 
-  void make_room(std::uint32_t uid, std::uint64_t bytes);
-  [[nodiscard]] bool lacks_memory(std::uint32_t uid, std::uint64_t array_bytes) const;
+  void make_room(std::uint32_t uid, const CreateSpec& spec);
+  [[nodiscard]] bool lacks_memory(std::uint32_t uid, const CreateSpec& spec) const;
   [[nodiscard]] bool lacks_arrays(std::uint32_t uid) const;
   [[nodiscard]] bool more_to_come() const;
-  [[nodiscard]] bool may_hope(std::uint32_t uid, std::uint64_t bytes) const;
+  [[nodiscard]] bool may_hope(std::uint32_t uid, const CreateSpec& spec) const;
+  [[nodiscard]] bool may_park(std::uint32_t uid) const;
   void retry_parked();
   void check_after_request();
 

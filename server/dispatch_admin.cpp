@@ -198,6 +198,7 @@ Result<std::string> AdminPlane::on_status(Context& context) {
   Json reply;
   reply["capacity"] = quota.limits().capacity;
   reply["used"] = quota.bytes_used();
+  reply["records"] = counts.record_bytes;
   reply["pooled"] = 0;
   reply["pinned"] = pinned_bytes();
   reply["freeing"] = store_.freeing_bytes();
@@ -235,6 +236,7 @@ Result<std::string> AdminPlane::on_metrics(Context& context) {
   MetricsInput input;
   input.capacity = quota.limits().capacity;
   input.used = quota.bytes_used();
+  input.records = counts.record_bytes;
   input.pinned = pinned_bytes();
   input.freeing = store_.freeing_bytes();
   input.arrays = counts.arrays;

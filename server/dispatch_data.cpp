@@ -14,9 +14,6 @@ namespace {
 
 using namespace protocol;
 
-/// Creates that may wait for memory on its way back. More are refused at once.
-constexpr std::size_t kParkedMax = 1024;
-
 Error invalid(std::string text) {
   return make_error(ErrorCode::invalid_argument, std::move(text));
 }
@@ -149,12 +146,12 @@ Result<void> Dispatcher::on_create(const Request& request) {
   if (!frame) return frame.error();
   Result<CreateSpec> spec = create_spec(*frame);
   if (!spec) return spec.error();
+  if (Result<void> room = store_.admit_record(record_bytes(*spec)); !room) return room;
   const Identity* identity = registry_.identity(request.session.id);
   // What never fits is refused at once, and nothing is freed for it.
   if (identity != nullptr && !registry_.never_fits(identity->uid, *spec)) {
-    make_room(identity->uid, spec->bytes);
-    if (spec->timeout_ms == 0 && parked_.size() < kParkedMax &&
-        may_hope(identity->uid, spec->bytes)) {
+    make_room(identity->uid, *spec);
+    if (spec->timeout_ms == 0 && may_hope(identity->uid, *spec) && may_park(identity->uid)) {
       parked_.push_back(
           {request.session.id, request.header.request, identity->uid, std::move(*spec)});
       return {};

@@ -24,10 +24,18 @@ void Dispatcher::run_effects() {
   running_effects_ = true;
   freed_in_run_ = 0;
   freed_bytes_in_run_ = 0;
-  // By index and moved out first: carrying one out may append more.
-  for (std::size_t next = 0; next < effects_.size(); ++next) {
-    Effect effect = std::move(effects_[next]);
-    std::visit([this](const auto& one) { carry_out(one); }, effect);
+  // By index and moved out first: carrying one out may append more. One that fails for want of
+  // memory is lost; those behind it are carried out by the next call.
+  std::size_t next = 0;
+  try {
+    while (next < effects_.size()) {
+      Effect effect = std::move(effects_[next++]);
+      std::visit([this](const auto& one) { carry_out(one); }, effect);
+    }
+  } catch (...) {
+    effects_.erase(effects_.begin(), effects_.begin() + static_cast<std::ptrdiff_t>(next));
+    running_effects_ = false;
+    throw;
   }
   effects_.clear();
   running_effects_ = false;

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <string>
 
+#include "server/admission.hpp"
 #include "server/memfd.hpp"
 
 namespace shmstore::server {
@@ -43,9 +44,14 @@ Result<void> check_memory_files() {
 
 }  // namespace
 
-Result<void> check_environment(const DescriptorBudget& budget) {
+Result<void> check_environment(const DescriptorBudget& budget, bool by_share) {
   if (Result<void> proc = check_proc(); !proc) return proc;
   if (Result<void> descriptors = check_descriptors(budget); !descriptors) return descriptors;
+  if (by_share && Admission().total_bytes() == 0) {
+    return make_error(ErrorCode::not_found,
+                      "capacity: /proc/meminfo does not say how much memory this machine has, so "
+                      "--capacity must be given in bytes");
+  }
   return check_memory_files();
 }
 

@@ -10,8 +10,9 @@ namespace shmstore::server {
 /// Fewer open files than that leave nothing to serve anybody with.
 inline constexpr std::uint64_t kDescriptorsMin = 80;
 
-/// /proc, memory files, descriptors. Errors: not_found, no_capacity or internal; the text names
+/// /proc, memory files, descriptors; `by_share`: also how much memory there is, of which the store
+/// gets a share. Errors: not_found, no_capacity or internal; the text names
 /// what is missing, what it is for, and what to do.
-[[nodiscard]] Result<void> check_environment(const DescriptorBudget& budget);
+[[nodiscard]] Result<void> check_environment(const DescriptorBudget& budget, bool by_share);
 
 }  // namespace shmstore::server

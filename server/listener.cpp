@@ -425,6 +425,12 @@ Result<void> Listener::rebind() {
   return bound;
 }
 
+bool Listener::open_to_others() const {
+  struct stat status {};
+  if (path_.empty() || ::stat(path_.c_str(), &status) != 0) return true;
+  return (status.st_mode & 022U) != 0 || status.st_uid != ::geteuid();
+}
+
 Listener::~Listener() {
   // The socket first: while the lock is held nobody else makes one at this path. Whoever's lock
   // file it is, that is whose the socket's path is too.

@@ -45,6 +45,8 @@ class Listener {
   ~Listener();
 
   [[nodiscard]] int native_handle() const noexcept { return socket_.get(); }
+  /// May others than the daemon's own user, and root, connect? True when that cannot be told.
+  [[nodiscard]] bool open_to_others() const;
   [[nodiscard]] const std::string& path() const noexcept { return path_; }
   [[nodiscard]] bool adopted() const noexcept { return adopted_; }
 

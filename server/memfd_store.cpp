@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 namespace shmstore::server {
@@ -81,7 +82,7 @@ void MemfdStore::grow_on_worker(std::uint64_t ticket, std::uint32_t uid,
 }
 
 /// On the worker. True when the growth is complete or has failed; then its pages are gone again.
-bool MemfdStore::grow_slice(Growth& growth) const {
+bool MemfdStore::grow_slice(Growth& growth) const try {
   const std::uint64_t slice = huge_pages_ == HugePages::never ? kSliceBytes : kHugeSliceBytes;
   const std::uint64_t bytes = std::min(slice, growth.bytes - growth.populated);
   if (growth.cancelled.load()) {
@@ -100,6 +101,17 @@ bool MemfdStore::grow_slice(Growth& growth) const {
   }
   growth.populated += bytes;
   return growth.populated == growth.bytes;
+} catch (const std::bad_alloc&) {
+  growth.outcome = make_error(ErrorCode::no_capacity, "memory");
+  (void)punch(growth.fd->get(), 0, growth.bytes);
+  return true;
+}
+
+/// Its pages come as the heap grows, not at once: nothing stays pending.
+Result<void> MemfdStore::admit_record(std::uint64_t bytes) {
+  Result<void> admitted = admission_.admit(bytes);
+  if (admitted) admission_.finish(bytes);
+  return admitted;
 }
 
 void MemfdStore::cancel(std::uint64_t ticket) {
@@ -154,6 +166,7 @@ void MemfdStore::release(SegmentId id, bool ask_now) {
     freeing_bytes_ += found->second.bytes;
   } else if (!start_freeing(id, found->second)) {
     released_.push_back(id);
+    if (on_pinned_) on_pinned_(id);
   }
 }
 
@@ -163,8 +176,12 @@ std::uint64_t MemfdStore::probe_released(std::size_t limit, std::uint64_t bytes_
   const auto may_go_on = [&] { return limit > 0 && freed_at_once_ - before < bytes_max; };
   std::size_t old = released_.size();
   for (; may_go_on() && !unasked_.empty(); --limit) {
-    freeing_bytes_ -= segments_.at(unasked_.front()).bytes;
-    freed += probe_first(unasked_);
+    const SegmentId first = unasked_.front();
+    const std::uint64_t bytes = segments_.at(first).bytes;
+    freeing_bytes_ -= bytes;
+    const std::uint64_t got = probe_first(unasked_);
+    freed += got;
+    if (got == 0 && on_pinned_) on_pinned_(first);
   }
   for (; may_go_on() && old > 0; --limit, --old) freed += probe_first(released_);
   return freed;

@@ -25,6 +25,7 @@ class MemfdStore final : public SegmentStore {
 
   void allocate(std::uint64_t ticket, std::uint32_t uid, std::uint64_t bytes,
                 Allocated done) override;
+  Result<void> admit_record(std::uint64_t bytes) override;
   void cancel(std::uint64_t ticket) override;
   Result<UniqueFd> open(SegmentId segment, bool writable) override;
   void seal_hard(SegmentId segment, HardSealed done) override;

@@ -35,6 +35,8 @@ std::string metrics_text(const MetricsInput& in, std::size_t bytes_max) {
   const Gauge gauges[] = {
       {"shmstore_capacity_bytes", "bytes", "Bytes that all arrays may have together.", in.capacity},
       {"shmstore_used_bytes", "bytes", "Bytes charged.", in.used},
+      {"shmstore_record_bytes", "bytes", "Of the bytes charged, those of records of arrays.",
+       in.records},
       {"shmstore_pinned_bytes", "bytes", "Freed arrays that a process still maps.", in.pinned},
       {"shmstore_freeing_bytes", "bytes", "On their way back to the kernel.", in.freeing},
       {"shmstore_arrays", "", "Arrays.", in.arrays},

@@ -10,7 +10,7 @@
 namespace shmstore::server {
 
 struct MetricsInput {
-  std::uint64_t capacity = 0, used = 0, pinned = 0, freeing = 0;
+  std::uint64_t capacity = 0, used = 0, records = 0, pinned = 0, freeing = 0;
   std::uint64_t arrays = 0, sessions = 0, leases = 0, waits = 0;
   std::uint64_t segments = 0, segments_max = 0, pinned_segments = 0;
   std::uint64_t descriptors = 0, descriptors_max = 0;

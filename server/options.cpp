@@ -1,6 +1,7 @@
 #include "server/options.hpp"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cmath>
@@ -18,6 +19,8 @@ struct Unit {
   std::uint64_t bytes;
 };
 constexpr std::uint64_t kKi = 1024;
+/// A lease takes some 200 bytes of the daemon, which nobody is charged for.
+constexpr std::uint64_t kBytesForEachLease = kKi;
 // Longest names first within a letter is not needed: names are compared whole.
 constexpr std::array<Unit, 18> kUnits = {{{"", 1},
                                           {"B", 1},
@@ -63,11 +66,15 @@ void add_flags(CLI::App& app, Options& options) {
   app.add_option("--socket", options.socket, "Path of the socket")->type_name("PATH");
   add_size(app, "--capacity", options.capacity, "Bytes of all arrays together, or share of RAM");
   add_size(app, "--user-quota", options.user_quota,
-           "Bytes of one user's arrays, or share of the capacity");
+           "Bytes of one user's arrays, or share of the capacity; 0: half of it, all of it where "
+           "only one user can connect");
   const auto count = [&app](const char* flag, std::uint64_t& value, const char* help) {
     app.add_option(flag, value, help)->type_name("N")->capture_default_str();
   };
   count("--user-arrays", options.user_arrays, "Arrays of one user");
+  count("--user-segments", options.user_segments,
+        "Of these, arrays with bytes; 0: half of what descriptors there are for, all of them where "
+        "only one user can connect");
   count("--user-leases", options.user_leases, "Leases of one user");
   count("--user-connections", options.user_connections, "Connections of one user");
   count("--user-waits", options.user_waits, "Blocked requests of one user");
@@ -134,6 +141,26 @@ ParsedFlags parse_flags(int argc, const char* const* argv) {
   }
   options.capacity_given = options.given.count("capacity") != 0;
   return {std::move(options), 0};
+}
+
+Limits limits_of(const Options& options, bool autostarted, const SharedOut& all) {
+  const bool small = autostarted && !options.capacity_given;
+  const auto share = [&all](std::uint64_t whole) {
+    return all.one_user ? whole : std::max<std::uint64_t>(whole / 2, 1);
+  };
+  Limits limits;
+  limits.capacity = (small ? kAutostartCapacity : options.capacity).of(all.memory);
+  limits.segments_max = all.segments;
+  limits.user_bytes_max = options.user_quota.of(limits.capacity);
+  if (limits.user_bytes_max == 0) limits.user_bytes_max = share(limits.capacity);
+  limits.user_arrays_max = options.user_arrays;
+  limits.user_segments_max =
+      options.user_segments != 0 ? options.user_segments : share(all.segments);
+  limits.user_leases_max =
+      std::min(options.user_leases, share(limits.capacity / kBytesForEachLease));
+  limits.user_connections_max = std::min(options.user_connections, share(all.connections));
+  limits.user_waits_max = options.user_waits;
+  return limits;
 }
 
 }  // namespace shmstore::server

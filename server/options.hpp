@@ -36,10 +36,16 @@ struct Options {
   /// Bytes of all arrays together; a share is one of RAM or of the control group's limit. More
   /// leaves less to everybody else on the machine: array memory cannot be swapped in.
   Size capacity{0, 50};
-  /// Bytes of the arrays of one user; a share is one of the capacity.
-  Size user_quota{0, 100};
-  /// Arrays, leases, connections and blocked requests of one user.
+  /// Bytes of the arrays of one user; a share is one of the capacity. 0: half of it where other
+  /// users can connect, so that each leaves room for others, else all.
+  Size user_quota{};
+  /// Arrays of one user, and those of them with bytes, each of which takes a descriptor. 0: as
+  /// above, of the descriptors that there are for arrays.
   std::uint64_t user_arrays = Limits{}.user_arrays_max;
+  std::uint64_t user_segments = Limits{}.user_segments_max;
+  /// Leases, connections and blocked requests of one user. Leases are at most one a KiB of the
+  /// capacity, and of that and of the connections there are for all at most half where other users
+  /// can connect.
   std::uint64_t user_leases = Limits{}.user_leases_max;
   std::uint64_t user_connections = Limits{}.user_connections_max;
   std::uint64_t user_waits = Limits{}.user_waits_max;
@@ -60,6 +66,18 @@ struct Options {
 
 /// The capacity of a daemon that a client has started, when nothing else is said.
 inline constexpr Size kAutostartCapacity{0, 25};
+
+/// What all users share: what it is known to be when the daemon runs.
+struct SharedOut {
+  std::uint64_t memory = 0;       ///< Bytes that there could ever be.
+  std::uint64_t connections = 0;  ///< Descriptors allow so many in all,
+  std::uint64_t segments = 0;     ///< and so many arrays with bytes.
+  bool one_user = false;          ///< Nobody but one user (and root) can connect.
+};
+
+/// The limits that the options come to. Nobody's share is all of anything, unless there is one user
+/// only.
+[[nodiscard]] Limits limits_of(const Options& options, bool autostarted, const SharedOut& all);
 
 /// What the flags say, or what the process should end with.
 struct ParsedFlags {

@@ -53,6 +53,7 @@ Result<void> take(const std::string& key, const Json& value, Options& options) {
   if (key == "capacity") return take_size(key, value, options.capacity);
   if (key == "user-quota") return take_size(key, value, options.user_quota);
   if (key == "user-arrays") return take_count(key, value, options.user_arrays);
+  if (key == "user-segments") return take_count(key, value, options.user_segments);
   if (key == "user-leases") return take_count(key, value, options.user_leases);
   if (key == "user-connections") return take_count(key, value, options.user_connections);
   if (key == "user-waits") return take_count(key, value, options.user_waits);

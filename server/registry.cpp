@@ -169,6 +169,12 @@ void Registry::segment_freed(SegmentId segment, Now now, Effects& effects) {
   impl_->settle();
 }
 
+void Registry::segment_pinned(SegmentId segment, Now now, Effects& effects) {
+  impl_->begin(now, effects);
+  impl_->segment_pinned(segment);
+  impl_->settle();
+}
+
 void Registry::tick(Now now, Effects& effects) {
   impl_->begin(now, effects);
   impl_->tick();
@@ -224,10 +230,10 @@ const Identity* Registry::identity(SessionId session) const {
 }
 
 RegistryCounts Registry::counts() const {
-  return {impl_->arrays.size(), impl_->sessions.size() - impl_->gone.size(),
-          impl_->lease_total,   impl_->waiters.size(),
-          impl_->pinned_bytes,  impl_->pinned.size(),
-          impl_->segment_total};
+  return {impl_->arrays.size(),         impl_->sessions.size() - impl_->gone.size(),
+          impl_->lease_total,           impl_->waiters.size(),
+          impl_->pinned_bytes,          impl_->pinned.size(),
+          impl_->quota.segments_used(), impl_->record_total};
 }
 
 Quota& Registry::quota() {

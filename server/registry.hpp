@@ -67,6 +67,10 @@ struct AttachSpec {
   bool repair = false;  ///< Exclusive access to a broken array, too.
 };
 
+/// Bytes of the daemon's own memory for an array beside its pages: its record, and what its name,
+/// dtype and attrs take. Charged like its pages, for as long as there is an array.
+[[nodiscard]] std::uint64_t record_bytes(const CreateSpec& spec);
+
 /// Names an array for admin operations.
 struct Target {
   ArrayId id;  ///< Invalid: by name.
@@ -195,6 +199,7 @@ struct ListPage {
 struct RegistryCounts {
   std::uint64_t arrays = 0, sessions = 0, leases = 0, waits = 0;
   std::uint64_t pinned_bytes = 0, pinned_segments = 0, segments = 0;
+  std::uint64_t record_bytes = 0;  ///< Of the bytes that are charged, those that are no pages.
 };
 
 class Registry {
@@ -251,6 +256,9 @@ class Registry {
   void hard_sealed(ArrayId, const Result<void>&, Now, Effects&);
   /// The kernel took a segment back: its charge ends, and creates that wait for room are retried.
   void segment_freed(SegmentId, Now, Effects&);
+  /// The kernel was asked about a freed segment, and somebody still has it: if ever another user
+  /// than the owner did, he pays for it from here on.
+  void segment_pinned(SegmentId, Now, Effects&);
 
   // -- time -------------------------------------------------------------------------------------
   /// Ends waits whose deadline passed, arrays whose ttl passed, hand-over leases: a bounded number

@@ -36,7 +36,7 @@ void Registry::Impl::cached(Session& session, RequestId request, const Qualified
     reply(session, request, kOp, *error);
   } else if (Array* const* array = std::get_if<Array*>(&outcome)) {
     if (*array != nullptr) return grant(session, request, kOp, **array, Access::read);
-    if (std::optional<Error> many = check_roles(session)) {
+    if (std::optional<Error> many = take_role(session)) {
       return reply(session, request, kOp, *many);
     }
     become_loader(session, make_entry(name));
@@ -59,7 +59,7 @@ void Registry::Impl::retry_cached(Waiter& waiter, NameEntry& entry, const Qualif
   if (const auto* error = std::get_if<Error>(&outcome)) return answer(waiter, *error);
   Array* array = std::get<Array*>(outcome);
   if (array == nullptr) {
-    if (std::optional<Error> many = check_roles(session)) return answer(waiter, *many);
+    if (std::optional<Error> many = take_role(session)) return answer(waiter, *many);
     become_loader(session, entry);
     return answer(waiter, LoaderRole{});
   }
@@ -68,9 +68,13 @@ void Registry::Impl::retry_cached(Waiter& waiter, NameEntry& entry, const Qualif
   grant(session, request, kOp, *array, Access::read);
 }
 
-// A role has a name, which nobody is charged for.
-std::optional<Error> Registry::Impl::check_roles(const Session& session) {
-  if (session.loading.size() < protocol::kOpenRequestsMax) return std::nullopt;
+// Pays for a role, which has a name that nothing else is charged for: like a wait. The caller calls
+// become_loader().
+std::optional<Error> Registry::Impl::take_role(Session& session) {
+  if (session.loading.size() < protocol::kOpenRequestsMax) {
+    const Result<void> charged = quota.charge(session.identity.uid, Resource::waits, 1);
+    return charged ? std::nullopt : std::optional(charged.error());
+  }
   return make_error(ErrorCode::quota_exceeded, "cached: this session is the loader of " +
                                                    std::to_string(session.loading.size()) +
                                                    " names already");
@@ -85,6 +89,7 @@ void Registry::Impl::become_loader(Session& session, NameEntry& entry) {
 // Leaves the draft, if there is one, to the caller.
 void Registry::Impl::end_loader(NameEntry& entry) {
   if (entry.loader == nullptr) return;
+  quota.uncharge(entry.loader->identity.uid, Resource::waits, 1);
   entry.loader->loading.erase(&entry);
   entry.loader = nullptr;
   entry.loader_draft = ArrayId{};

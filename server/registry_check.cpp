@@ -35,7 +35,7 @@ std::uint64_t length(const LinkedList<T>& list) {
 /// What the objects add up to.
 struct Sums {
   std::map<std::uint32_t, Usage> users;
-  std::uint64_t bytes = 0, leases = 0, segments = 0, waits = 0, timers = 0;
+  std::uint64_t bytes = 0, records = 0, leases = 0, segments = 0, waits = 0, timers = 0;
   std::uint64_t listed_waiters = 0, anonymous = 0, gone = 0;
 };
 
@@ -138,10 +138,15 @@ void check_array(const Registry::Impl& impl, const Array& array, Sums& sums, Che
                  who + "not among the anonymous");
     ++sums.anonymous;
   }
-  ++sums.users[array.uid].arrays;
-  sums.users[array.charge_uid].bytes += array.charged;
-  sums.bytes += array.charged;
-  sums.segments += array.segment != 0 || array.allocating ? 1 : 0;
+  check.same(array.record, record_bytes(array.spec), who + "bytes of its record");
+  const std::uint64_t segments = array.segment != 0 || array.allocating ? 1 : 0;
+  Usage& payer = sums.users[array.charge_uid];
+  ++payer.arrays;
+  payer.bytes += array.charged + array.record;
+  payer.segments += segments;
+  sums.bytes += array.charged + array.record;
+  sums.records += array.record;
+  sums.segments += segments;
   sums.timers += array.ttl_deadline_ms != kNever ? 1 : 0;
   sums.listed_waiters += length(array.attach_waiters) + length(array.seal_waiters);
 }
@@ -180,8 +185,9 @@ void check_session(const Registry::Impl& impl, const Session& session, Sums& sum
     const auto indexed = impl.waiters.find(waiter->seq);
     check.expect(indexed != impl.waiters.end() && indexed->second == waiter.get(),
                  who + "wait not in the index");
-    check.expect(waiter->charged == (waiter->home != nullptr), who + "wait in no list");
-    charged += waiter->charged ? 1U : 0U;
+    check.expect((waiter->charge > 0) == (waiter->home != nullptr), who + "wait in no list");
+    charged += waiter->charge > 0 ? 1U : 0U;
+    sums.users[session.identity.uid].waits += waiter->charge;
     check.expect(waiter->line == nullptr || waiter->line->line.contains(waiter->seq),
                  who + "wait in no line");
     sums.timers += waiter->deadline_ms != kNever ? 1U : 0U;
@@ -195,7 +201,7 @@ void check_session(const Registry::Impl& impl, const Session& session, Sums& sum
   }
   check.same(session.waits_charged, charged, who + "waits charged");
   sums.waits += session.waits.size();
-  sums.users[session.identity.uid].waits += charged;
+  sums.users[session.identity.uid].waits += session.loading.size();
   if (!session.gone) {
     ++sums.users[session.identity.uid].connections;
     return;
@@ -212,6 +218,7 @@ void check_users(const Quota& quota, Sums& sums, Checker& check) {
     const std::string who = "uid " + std::to_string(uid) + ": ";
     check.same(usage.bytes, sum.bytes, who + "bytes");
     check.same(usage.arrays, sum.arrays, who + "arrays");
+    check.same(usage.segments, sum.segments, who + "segments");
     check.same(usage.leases, sum.leases, who + "leases");
     check.same(usage.connections, sum.connections, who + "connections");
     check.same(usage.waits, sum.waits, who + "waits");
@@ -234,6 +241,7 @@ std::vector<std::string> Registry::Impl::selfcheck() const {
   for (const auto& [segment, memory] : pinned) {
     pinned_sum += memory.bytes;
     sums.users[memory.uid].bytes += memory.bytes;
+    ++sums.users[memory.uid].segments;
   }
   sums.bytes += pinned_sum;
   sums.segments += pinned.size();
@@ -241,14 +249,15 @@ std::vector<std::string> Registry::Impl::selfcheck() const {
   std::uint64_t named_nothing = 0, retries = 0, at_work = 0;
   for (const auto& [uid, ids] : anonymous) named_nothing += ids.size();
   for (const Timer& timer : timers) retries += timer.kind == TimerKind::seal_retry ? 1 : 0;
-  for (const auto& [seq, waiter] : waiters) at_work += waiter->charged ? 0 : 1;
+  for (const auto& [seq, waiter] : waiters) at_work += waiter->charge > 0 ? 0 : 1;
   check.same(named_nothing, sums.anonymous, "arrays without a name");
   check.same(timers.size() - retries, sums.timers, "timers");
   check.same(waiters.size(), sums.waits, "waits");
   check.same(sums.listed_waiters + at_work, sums.waits, "waits in lists");
   check.same(lease_total, sums.leases, "leases");
   check.same(gone.size(), sums.gone, "sessions that are gone");
-  check.same(segment_total, sums.segments, "segments");
+  check.same(quota.segments_used(), sums.segments, "segments");
+  check.same(record_total, sums.records, "bytes of records");
   check.same(pinned_bytes, pinned_sum, "pinned bytes");
   check.expect(marked_names.empty() && marked_arrays.empty(), "unsettled marks");
   check_users(quota, sums, check);

@@ -5,6 +5,7 @@
 // Creates that wait for room stand in one queue per user. Whenever something is given back, the
 // heads are tried in order of arrival; a head that does not fit holds up its own user only.
 #include <cassert>
+#include <utility>
 
 #include "server/registry_impl.hpp"
 
@@ -12,6 +13,9 @@ namespace shmstore::server {
 namespace {
 
 constexpr auto kOp = protocol::Op::create;
+// The objects of a named array with one lease, their places in tables and lists, and what malloc
+// adds, as measured (tests/unit/registry_create.cpp).
+constexpr std::uint64_t kRecordBytes = 2'048;
 
 Error invalid(std::string text) {
   return make_error(ErrorCode::invalid_argument, std::move(text));
@@ -19,6 +23,15 @@ Error invalid(std::string text) {
 
 bool has(const CreateSpec& spec, std::uint16_t option) {
   return (spec.options & option) != 0;
+}
+
+// A text that grew while it was made has up to twice the room that it needs.
+void give_up_spare_room(CreateSpec& spec) {
+  Dtype exact = spec.dtype;
+  spec.dtype = std::move(exact);
+  spec.name.name.shrink_to_fit();
+  spec.attrs.shrink_to_fit();
+  spec.shape.shrink_to_fit();
 }
 
 }  // namespace
@@ -72,9 +85,14 @@ std::optional<Error> Registry::Impl::check_clash(const Session& session,
 
 // -- charges --------------------------------------------------------------------------------------
 
+std::uint64_t record_bytes(const CreateSpec& spec) {
+  return kRecordBytes + spec.dtype.text().size() + spec.attrs.size() + 2 * spec.name.name.size() +
+         spec.shape.size() * sizeof(std::uint64_t);
+}
+
 // Waiting would be in vain.
 bool Registry::Impl::never_fits(std::uint32_t uid, const CreateSpec& spec) const {
-  const std::uint64_t bytes = charge_of(spec.bytes);
+  const std::uint64_t bytes = charge_of(spec.bytes) + record_bytes(spec);
   return bytes > quota.limits().capacity || bytes > quota.limit(uid, Resource::bytes) ||
          quota.limit(uid, Resource::arrays) == 0 || quota.limit(uid, Resource::leases) == 0;
 }
@@ -84,29 +102,25 @@ bool Registry::never_fits(std::uint32_t uid, const CreateSpec& spec) const {
 }
 
 Result<void> Registry::Impl::charge_create(std::uint32_t uid, const CreateSpec& spec) {
-  const std::uint64_t segments = spec.bytes > 0 ? 1 : 0;
-  if (segment_total + segments > quota.limits().segments_max) {
-    return make_error(ErrorCode::no_capacity,
-                      "segments: " + std::to_string(segment_total) + " of " +
-                          std::to_string(quota.limits().segments_max) + " in use");
-  }
   if (arrays.full()) return make_error(ErrorCode::no_capacity, "arrays: all ids are in use");
-  Result<void> charged = quota.charge(uid, Resource::arrays, 1);
+  Result<void> charged = quota.charge(uid, Resource::leases, 1);
   if (!charged) return charged;
-  charged = quota.charge(uid, Resource::leases, 1);
-  if (charged) {
-    charged = quota.charge(uid, Resource::bytes, charge_of(spec.bytes));
-    if (!charged) quota.uncharge(uid, Resource::leases, 1);
+  const std::uint64_t record = record_bytes(spec);
+  const Holding holding{charge_of(spec.bytes) + record, 1, spec.bytes > 0 ? 1U : 0U};
+  charged = quota.charge(uid, holding);
+  if (charged) return charged;
+  quota.uncharge(uid, Resource::leases, 1);
+  Error error = charged.error();
+  if (error.text.starts_with("bytes:")) {
+    error.text += " (" + std::to_string(record) + " of it for the record: name, dtype, attrs)";
+  } else if (error.text.starts_with("segments:")) {
+    error.text += " (freed arrays that a process still maps count)";
   }
-  if (!charged) {
-    quota.uncharge(uid, Resource::arrays, 1);
-    return charged;
-  }
-  segment_total += segments;
-  return {};
+  return error;
 }
 
 void Registry::Impl::create(Session& session, RequestId request, CreateSpec spec) {
+  give_up_spare_room(spec);
   spec.name = spec.name.name.empty() ? QualifiedName{session.identity.uid, {}}
                                      : resolve(session, spec.name);
   if (has(spec, protocol::kCreateCached)) spec.options |= protocol::kCreateKeep;
@@ -155,6 +169,8 @@ void Registry::Impl::make_array(Session& session, RequestId request, CreateSpec 
     if (array.has_option(protocol::kCreateCached)) entry.loader_draft = array.id;
   }
   array.charged = charge_of(array.spec.bytes);
+  array.record = record_bytes(array.spec);
+  record_total += array.record;
   add_lease(session, array, Access::write);
   array.creation = &add_work(session, request, kOp, AllocateJob{array.id});
   if (array.spec.bytes == 0) return ready(array);
@@ -208,8 +224,7 @@ void Registry::Impl::segment_ready(ArrayId id, Result<SegmentId> segment) {
     if (array->state != State::dying) ready(*array);
     return;
   }
-  quota.uncharge(array->charge_uid, Resource::bytes, std::exchange(array->charged, 0));
-  --segment_total;
+  quota.uncharge(array->charge_uid, Holding{std::exchange(array->charged, 0), 0, 1});
   room = true;
   if (array->state == State::dying) return;
   Session& session = *array->creation->session;
@@ -220,10 +235,21 @@ void Registry::Impl::segment_ready(ArrayId id, Result<SegmentId> segment) {
 void Registry::Impl::segment_freed(SegmentId segment) {
   const auto found = pinned.find(segment);
   if (found == pinned.end()) return;
-  quota.uncharge(found->second.uid, Resource::bytes, found->second.bytes);
+  quota.uncharge(found->second.uid, Holding{found->second.bytes, 0, 1});
   pinned_bytes -= found->second.bytes;
-  --segment_total;
   pinned.erase(found);
+  room = true;
+}
+
+// The kernel tells that somebody has it, not who. The owner cannot make others let go, and has no
+// use for what he has freed; whoever opens another's array answers for it until it is gone.
+void Registry::Impl::segment_pinned(SegmentId segment) {
+  const auto found = pinned.find(segment);
+  if (found == pinned.end() || !found->second.last_foreign) return;
+  PinnedSegment& memory = found->second;
+  quota.move(memory.uid, *memory.last_foreign, Holding{memory.bytes, 0, 1});
+  memory.uid = *memory.last_foreign;
+  memory.last_foreign.reset();
   room = true;
 }
 

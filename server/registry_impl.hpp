@@ -90,7 +90,7 @@ struct Waiter {
   protocol::Op op = protocol::Op::ping;
   std::uint64_t seq = 0;         ///< Order of arrival.
   std::int64_t deadline_ms = 0;  ///< kNever: none.
-  bool charged = false;          ///< Counts as a wait of its user (not while the daemon works).
+  std::uint64_t charge = 0;      ///< Waits of its user that it counts for; 0: the daemon works.
   NameEntry* entry = nullptr;    ///< Waits on this name.
   Array* line = nullptr;         ///< Waits for its turn at this array, too.
   std::variant<AttachJob, NameJob, CachedJob, CreateJob, SealJob, AllocateJob, HardSealJob> job;
@@ -142,8 +142,10 @@ struct Array {
   std::uint64_t map_count = 0;  ///< Leases that map: of sessions, and not only to hold.
   Lease* exclusive = nullptr;
   std::vector<std::unique_ptr<Lease>> handovers;  ///< At most one per uid; also in `leases`.
-  std::uint64_t charged = 0;                      ///< Bytes.
-  std::uint32_t charge_uid = 0;                   ///< Who pays for them.
+  std::uint64_t charged = 0;                      ///< Bytes of pages; with a segment iff not 0.
+  std::uint64_t record = 0;                       ///< Bytes of the daemon's own memory.
+  std::uint32_t charge_uid = 0;                   ///< Who pays for all of that.
+  std::optional<std::uint32_t> last_foreign;      ///< Other than the owner, the last to let go.
   std::uint64_t charge_leases = 0;                ///< Leases of charge_uid.
 
   LinkedList<Waiter> attach_waiters;
@@ -154,6 +156,7 @@ struct Array {
   bool marked = false, wake_attach = false, wake_seal = false, wake_line = false;
 
   [[nodiscard]] bool has_option(std::uint16_t option) const { return (spec.options & option) != 0; }
+  [[nodiscard]] Holding holding() const { return {charged + record, 1, charged > 0 ? 1U : 0U}; }
 };
 
 struct Namespace {
@@ -196,8 +199,9 @@ struct Session {
 
 /// Memory that nobody has a lease on and the kernel has not taken back yet.
 struct PinnedSegment {
-  std::uint32_t uid = 0;
+  std::uint32_t uid = 0;  ///< Who pays.
   std::uint64_t bytes = 0;
+  std::optional<std::uint32_t> last_foreign;  ///< Who pays when the kernel says that it is held.
 };
 
 enum class TimerKind : std::uint8_t {
@@ -340,6 +344,7 @@ struct Registry::Impl {
   void drop_unready(Session& session, Array& array);
   void segment_ready(ArrayId id, Result<SegmentId> segment);
   void segment_freed(SegmentId segment);
+  void segment_pinned(SegmentId segment);
   void retry_creates();
   bool retry_create(Waiter& waiter);
 
@@ -386,7 +391,7 @@ struct Registry::Impl {
   void retry_cached(Waiter& waiter, NameEntry& entry, const QualifiedName& name);
   Outcome try_cached(const Session& session, const QualifiedName& name,
                      std::uint64_t seq = kLastInLine) const;
-  static std::optional<Error> check_roles(const Session& session);
+  std::optional<Error> take_role(Session& session);
   void become_loader(Session& session, NameEntry& entry);
   void end_loader(NameEntry& entry);
   std::optional<Error> check_loader(const Session& session, const CreateSpec& spec) const;
@@ -432,8 +437,8 @@ struct Registry::Impl {
   // Sums, recomputed by selfcheck().
   std::uint64_t next_seq = 1;
   std::uint64_t lease_total = 0;
-  std::uint64_t segment_total = 0;  ///< Allocated, being allocated and pinned.
   std::uint64_t pinned_bytes = 0;
+  std::uint64_t record_total = 0;
 };
 
 /// Do these mode bits let users in who are not the owner?

@@ -93,6 +93,7 @@ void Registry::Impl::end_lease(Lease& lease) {
   Session& session = *lease.session;
   const bool wrote = lease.access == Access::write;
   if (!session.gone) quota.uncharge(lease.uid, Resource::leases, 1);
+  if (maps(lease) && lease.uid != array.uid) array.last_foreign = lease.uid;
   unlink(lease);
   session.leases.erase({array.id.raw, lease.access});
   room = true;
@@ -251,12 +252,12 @@ void Registry::Impl::end_handover(Array& array, std::uint32_t uid) {
   mark(array);
 }
 
-// The bytes of a dying array are paid by somebody who still holds it: its owner cannot get rid of
+// What a dying array takes is paid by somebody who still holds it: its owner cannot get rid of
 // what others keep. Looks through the holders only when the payer's last lease has gone.
 void Registry::Impl::settle_charge(Array& array) {
   if (array.state != State::dying || array.charge_leases > 0 || array.lease_count == 0) return;
   const std::uint32_t heir = array.leases.first()->uid;
-  quota.move_bytes(array.charge_uid, heir, array.charged);
+  quota.move(array.charge_uid, heir, array.holding());
   array.charge_uid = heir;
   for (const Lease* lease = array.leases.first(); lease != nullptr; lease = lease->next) {
     if (lease->uid == heir) ++array.charge_leases;

@@ -186,11 +186,13 @@ void Registry::Impl::make_dying(Array& array) {
 void Registry::Impl::free_array(Array& array) {
   assert(array.state == State::dying && array.lease_count == 0 && !array.allocating);
   if (array.segment != 0) {
-    pinned.emplace(array.segment, PinnedSegment{array.charge_uid, array.charged});
+    pinned.emplace(array.segment,
+                   PinnedSegment{array.charge_uid, array.charged, array.last_foreign});
     pinned_bytes += array.charged;
     out->emplace_back(FreeSegment{array.segment});
   }
-  quota.uncharge(array.uid, Resource::arrays, 1);
+  quota.uncharge(array.charge_uid, Holding{array.record, 1, 0});
+  record_total -= array.record;
   const auto own = anonymous.find(array.uid);
   own->second.erase(array.id.raw);
   if (own->second.empty()) anonymous.erase(own);

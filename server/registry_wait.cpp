@@ -48,13 +48,16 @@ Waiter* Registry::Impl::add_waiter(Session& session, RequestId request, protocol
                                                     std::to_string(protocol::kOpenRequestsMax)));
     return nullptr;
   }
-  Result<void> charged = quota.charge(session.identity.uid, Resource::waits, 1);
+  // What a create asks for is kept until there is room: it counts for each KiB.
+  const auto* create = std::get_if<CreateJob>(&job);
+  const std::uint64_t charge = create == nullptr ? 1 : 1 + record_bytes(create->spec) / 1024;
+  Result<void> charged = quota.charge(session.identity.uid, Resource::waits, charge);
   if (!charged) {
     reply(session, request, op, charged.error());
     return nullptr;
   }
   Waiter& waiter = add_work(session, request, op, std::move(job));
-  waiter.charged = true;
+  waiter.charge = charge;
   ++session.waits_charged;
   waiter.deadline_ms = deadline_ms;
   if (deadline_ms != kNever) timers.insert({deadline_ms, TimerKind::wait, waiter.seq, 0});
@@ -81,8 +84,8 @@ void Registry::Impl::drop_waiter(Waiter& waiter) {
     if (array != nullptr && array->hard_seal) array->hard_seal->waiter = nullptr;
   }
   if (std::holds_alternative<CreateJob>(waiter.job)) room = true;  // For who stood behind it.
-  if (waiter.charged) {
-    quota.uncharge(waiter.session->identity.uid, Resource::waits, 1);
+  if (waiter.charge > 0) {
+    quota.uncharge(waiter.session->identity.uid, Resource::waits, waiter.charge);
     --waiter.session->waits_charged;
   }
   waiters.erase(waiter.seq);

@@ -30,6 +30,9 @@ class SegmentStore {
   virtual void allocate(std::uint64_t ticket, std::uint32_t uid, std::uint64_t bytes,
                         Allocated done) = 0;
 
+  /// May the daemon itself take `bytes` more, for the record of an array? Error: no_capacity.
+  virtual Result<void> admit_record(std::uint64_t bytes) = 0;
+
   /// Nobody wants this allocation any more: stop early and answer no_capacity. Unknown: nothing.
   virtual void cancel(std::uint64_t ticket) = 0;
 
@@ -42,7 +45,8 @@ class SegmentStore {
 
   /// Nobody is entitled to it any more: frees it as soon as the kernel says that no description
   /// and no mapping is left, then calls `on_freed`. The kernel is asked now, or (`ask_now` false,
-  /// when there are many) in one of the next calls of probe_released().
+  /// when there are many) in one of the next calls of probe_released(). If it says for the first
+  /// time that somebody has it, `on_pinned` is called.
   virtual void release(SegmentId segment, bool ask_now) = 0;
 
   /// Asks the kernel about at most `limit` released segments: those that it was not asked about
@@ -66,9 +70,13 @@ class SegmentStore {
   [[nodiscard]] virtual std::vector<std::string> selfcheck() const = 0;
 
   void set_on_freed(std::function<void(SegmentId)> on_freed) { on_freed_ = std::move(on_freed); }
+  void set_on_pinned(std::function<void(SegmentId)> on_pinned) {
+    on_pinned_ = std::move(on_pinned);
+  }
 
  protected:
   std::function<void(SegmentId)> on_freed_;
+  std::function<void(SegmentId)> on_pinned_;
 };
 
 }  // namespace shmstore::server

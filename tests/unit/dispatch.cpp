@@ -216,11 +216,37 @@ TEST_CASE("dispatch: a full store looks for memory that nobody maps any more") {
   Bench bench;
   SessionState& session = bench.join(kAlice);
   bench.store.mapped = true;
-  const auto first = bench.create(session, "a", 1 << 20).fixed<ArrayBody>();
+  const auto first = bench.create(session, "a", 12 << 20).fixed<ArrayBody>();
   CHECK_FALSE(bench.release(session, first.id, Access::write).header.status);
-  CHECK(bench.create(session, "b", 1 << 20).is(ErrorCode::no_capacity));
+  CHECK(bench.create(session, "b", 12 << 20).is(ErrorCode::no_capacity));
   bench.store.mapped = false;
-  CHECK_FALSE(bench.create(session, "b", 1 << 20).header.status);
+  CHECK_FALSE(bench.create(session, "b", 12 << 20).header.status);
+}
+
+TEST_CASE("dispatch: an array without bytes needs room on the machine for its record") {
+  Bench bench;
+  SessionState& session = bench.join(kAlice);
+  bench.store.record_failure = make_error(ErrorCode::no_capacity, "memory: none");
+  CHECK(bench.create(session, "a", 0).is(ErrorCode::no_capacity));
+  bench.store.record_failure.reset();
+  CHECK_FALSE(bench.create(session, "a", 0).header.status);
+}
+
+TEST_CASE("dispatch: one user's creates that hope for room leave places for others") {
+  Bench bench;
+  SessionState& alice = bench.join(kAlice);
+  SessionState& bob = bench.join(kBob);
+  CHECK_FALSE(bench.create(alice, "a", 12 << 20).header.status);
+  bench.store.freeing = kPageBytes;
+  const auto hope = [&](SessionState& session, int n) {
+    bench.mail.replies[session.id].clear();
+    CHECK(bench.send(session, Op::create, Bench::create_text("n" + std::to_string(n), 12 << 20)));
+    return bench.mail.replies[session.id].empty();
+  };
+  int waiting = 0;
+  for (int n = 0; n < 2'000; ++n) waiting += hope(alice, n) ? 1 : 0;
+  CHECK(waiting == 256);
+  CHECK(hope(bob, 0));
 }
 
 // -- admin plane ----------------------------------------------------------------------------------
@@ -353,9 +379,9 @@ TEST_CASE("dispatch: status, metrics, selfcheck and gc") {
   CHECK_FALSE(bench.release(session, id, Access::read).header.status);
   const Reply status = bench.ask(session, Op::status, "{}");
   for (const char* part :
-       {R"("capacity":1048576)", R"("used":4096)", R"("pooled":0)", R"("pinned":4096)",
+       {R"("capacity":16777216)", R"("used":4096)", R"("pooled":0)", R"("pinned":4096)",
         R"("arrays":0)", R"("sessions":1)", R"("fds":3)", R"("fds_max":100)", R"("pid":1)",
-        R"("store_id":"4711")", R"("version":)", R"("uptime_s":)", R"("bytes_max":1048576)"}) {
+        R"("store_id":"4711")", R"("version":)", R"("uptime_s":)", R"("bytes_max":16777216)"}) {
     CAPTURE(status.body);
     CHECK(has(status.body, part));
   }
@@ -370,10 +396,10 @@ TEST_CASE("dispatch: quotas are seen by everybody, set by root and the daemon's 
   Bench bench;
   SessionState& alice = bench.join(kAlice);
   CHECK(has(bench.ask(alice, Op::quotas, "{}").body, R"("uid":1000)"));
-  const std::string set = R"({"uid": 1000, "bytes_max": 4096})";
+  const std::string set = R"({"uid": 1000, "bytes_max": 8192})";
   CHECK(bench.ask(alice, Op::quotas, set).is(ErrorCode::permission_denied));
   for (std::uint32_t uid : {kRoot, kDaemon}) {
-    CHECK(has(bench.ask(bench.join(uid), Op::quotas, set).body, R"("bytes_max":4096)"));
+    CHECK(has(bench.ask(bench.join(uid), Op::quotas, set).body, R"("bytes_max":8192)"));
   }
   CHECK(bench.create(alice, "big", 8192).is(ErrorCode::quota_exceeded));
   CHECK_FALSE(bench.create(alice, "small", 4096).header.status);

@@ -150,7 +150,7 @@ class Bench {
   }
   static Limits default_limits() {
     Limits limits;
-    limits.capacity = 1 << 20;
+    limits.capacity = 1 << 24;
     return limits;
   }
 

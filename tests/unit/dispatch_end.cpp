@@ -80,7 +80,9 @@ TEST_CASE("dispatch: who ends with few arrays does not stand behind who ends wit
 }
 
 TEST_CASE("dispatch: a create that lacks room waits for what a session leaves behind") {
-  Bench bench;
+  Limits limits = Bench::default_limits();
+  limits.capacity = 256 * (kPageBytes + 2'061);  // With their records.
+  Bench bench(limits);
   SessionState& gone = bench.join(kAlice);
   for (int i = 0; i < 256; ++i) (void)bench.create(gone, "", 4096);
   SessionState& other = bench.join(kAlice);
@@ -96,7 +98,7 @@ TEST_CASE("dispatch: a create that lacks room waits for what a session leaves be
 
 TEST_CASE("dispatch: of two creates that hope for the same room one is served, one hopes on") {
   Limits limits = Bench::default_limits();
-  limits.capacity = 1'000 * kPageBytes;
+  limits.capacity = 1'000 * (kPageBytes + 2'061);  // With their records.
   limits.segments_max = 2'000;
   Bench bench(limits);
   SessionState& gone = bench.join(kAlice);
@@ -106,7 +108,7 @@ TEST_CASE("dispatch: of two creates that hope for the same room one is served, o
   auto& answers = bench.mail.replies[other.id];
   answers.clear();
   for (const char* name : {"first", "second"}) {
-    CHECK(bench.send(other, Op::create, Bench::create_text(name, 400 * kPageBytes)));
+    CHECK(bench.send(other, Op::create, Bench::create_text(name, 600 * kPageBytes)));
   }
   CHECK(answers.empty());
   bench.dispatcher.end_some(256);

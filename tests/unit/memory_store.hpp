@@ -16,8 +16,9 @@ class MemoryStore final : public SegmentStore {
   bool hold = false;             ///< Allocations and hard seals are answered by finish() only.
   std::optional<Error> failure;  ///< Every allocation fails with it.
   std::optional<Error> open_failure;
-  bool mapped = false;        ///< Somebody maps what is released: nothing comes free.
-  std::uint64_t freeing = 0;  ///< Bytes said to be on their way back.
+  std::optional<Error> record_failure;  ///< The machine has no room for what is no page.
+  bool mapped = false;                  ///< Somebody maps what is released: nothing comes free.
+  std::uint64_t freeing = 0;            ///< Bytes said to be on their way back.
 
   // -- what it sees -------------------------------------------------------------------------------
   std::vector<std::uint64_t> cancelled;
@@ -44,6 +45,10 @@ class MemoryStore final : public SegmentStore {
       answer();
     }
   }
+  Result<void> admit_record(std::uint64_t /*bytes*/) override {
+    if (record_failure) return *record_failure;
+    return {};
+  }
   void cancel(std::uint64_t ticket) override { cancelled.push_back(ticket); }
   Result<UniqueFd> open(SegmentId segment, bool /*writable*/) override {
     if (open_failure) return *open_failure;
@@ -61,6 +66,7 @@ class MemoryStore final : public SegmentStore {
   void release(SegmentId segment, bool ask_now) override {
     released_.push_back(segment);
     if (ask_now) (void)probe_released(1, UINT64_MAX);
+    if (ask_now && mapped) on_pinned_(segment);
     asked_now += ask_now ? 1U : 0U;
   }
   std::uint64_t probe_released(std::size_t limit, std::uint64_t /*bytes_max*/) override {

@@ -77,6 +77,8 @@ void Store::end_lease(Key key, std::size_t index) {
   array.leases.erase(array.leases.begin() + static_cast<std::ptrdiff_t>(index));
   room_ = true;
   if (lease.session != 0) array.seals_sleep = false;
+  const bool mapped = lease.session != 0 && lease.access != Access::hold;
+  if (mapped && lease.uid != array.owner) array.last_foreign = lease.uid;
   const bool creators = lease.access == Access::write && lease.session == array.creator;
   if (creators && array.state == State::draft) die(key);
   settle_payer(array);

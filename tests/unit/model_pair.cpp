@@ -8,10 +8,11 @@ namespace shmstore::model {
 
 server::Limits tight_limits() {
   server::Limits limits;
-  limits.capacity = 14 * server::kPageBytes;
-  limits.user_bytes_max = 9 * server::kPageBytes;
+  limits.capacity = 21 * server::kPageBytes;
+  limits.user_bytes_max = 14 * server::kPageBytes;
   limits.user_arrays_max = 10;
   limits.segments_max = 12;
+  limits.user_segments_max = 9;
   return limits;
 }
 
@@ -139,12 +140,14 @@ void Pair::compare_sums() {
   expect(counts.sessions == model_.sessions.size(), "sessions");
   expect(counts.segments == model_.segments(), "segments");
   expect(counts.pinned_segments == model_.pinned.size(), "pinned segments");
+  expect(counts.record_bytes == model_.records(), "bytes of records");
   expect(counts.waits == model_.requests_open(), "open requests");
   for (const std::uint32_t uid : {0U, 1000U, 1001U, 1002U}) {
     const server::Usage usage = registry_.quota().usage(uid);
     const std::string who = "uid " + std::to_string(uid) + ": ";
     expect(usage.bytes == model_.bytes(uid), who + "bytes");
     expect(usage.arrays == model_.count(uid), who + "arrays");
+    expect(usage.segments == model_.segments(uid), who + "segments");
     expect(usage.leases == model_.leases(uid), who + "leases");
     expect(usage.waits == model_.waiting(uid), who + "waits");
   }

@@ -68,14 +68,31 @@ std::uint64_t Store::writers(const Array& array) const {
 
 std::uint64_t Store::bytes(Uid uid) const {
   std::uint64_t sum = 0;
-  for (const auto& [key, array] : arrays) sum += array.payer == uid ? array.charged : 0;
-  for (const auto& [key, memory] : pinned) sum += memory.first == uid ? memory.second : 0;
+  for (const auto& [key, array] : arrays) {
+    sum += array.payer == uid ? array.charged + server::record_bytes(array.spec) : 0;
+  }
+  for (const auto& [key, memory] : pinned) sum += memory.payer == uid ? memory.charged : 0;
   return sum;
+}
+
+std::uint64_t Store::records() const {
+  std::uint64_t sum = 0;
+  for (const auto& [key, array] : arrays) sum += server::record_bytes(array.spec);
+  return sum;
+}
+
+std::uint64_t Store::segments(Uid uid) const {
+  std::uint64_t found = 0;
+  for (const auto& [key, array] : arrays) {
+    found += array.payer == uid && (array.allocating || array.memory) ? 1U : 0U;
+  }
+  for (const auto& [key, memory] : pinned) found += memory.payer == uid ? 1U : 0U;
+  return found;
 }
 
 std::uint64_t Store::count(Uid uid) const {
   std::uint64_t found = 0;
-  for (const auto& [key, array] : arrays) found += array.owner == uid ? 1U : 0U;
+  for (const auto& [key, array] : arrays) found += array.payer == uid ? 1U : 0U;
   return found;
 }
 
@@ -89,7 +106,13 @@ std::uint64_t Store::leases(Uid uid) const {
 
 std::uint64_t Store::waiting(Uid uid) const {
   std::uint64_t found = 0;
-  for (const Wait& wait : waits) found += sessions.at(wait.session).uid == uid ? 1U : 0U;
+  for (const Wait& wait : waits) {
+    if (sessions.at(wait.session).uid != uid) continue;
+    found += wait.on == Wait::On::create ? 1 + server::record_bytes(wait.spec) / 1024 : 1;
+  }
+  for (const auto& [name, loader] : loaders) {
+    found += sessions.at(loader.session).uid == uid ? 1U : 0U;
+  }
   return found;
 }
 
@@ -165,7 +188,7 @@ bool Store::settle_arrays() {
     if (!array.leases.empty() || array.allocating || kept) continue;
     if (array.state != State::dying) die(key);
     if (array.memory) {
-      pinned[key] = {array.payer, array.charged};
+      pinned[key] = {array.payer, array.charged, array.last_foreign};
       frees.push_back(key);
     }
     room_ = true;
@@ -214,6 +237,16 @@ void Store::settle() {
 
 void Store::reclaimed(Key key) {
   pinned.erase(key);
+  room_ = true;
+  settle();
+}
+
+// The owner is not to pay for what another may keep.
+void Store::held(Key key) {
+  Pinned& memory = pinned.at(key);
+  if (!memory.last_foreign) return;
+  memory.payer = *memory.last_foreign;
+  memory.last_foreign.reset();
   room_ = true;
   settle();
 }

@@ -68,7 +68,8 @@ struct Array {
   std::int64_t ttl_at = kNever;
   std::vector<Lease> leases;  ///< Writers first, the newest of them foremost.
   Uid payer = 0;
-  std::uint64_t charged = 0;
+  std::uint64_t charged = 0;  ///< Pages.
+  std::optional<Uid> last_foreign;
 
   bool asking_kernel = false;  ///< A hard seal is under way …
   Session sealer = 0;          ///< … for this session, …
@@ -81,6 +82,13 @@ struct Array {
   bool exposed = false;         ///< Other users could open it at some time, or wrote it.
   bool seals_sleep = false;     ///< The kernel said busy; nothing has changed since.
   std::multiset<std::int64_t> seal_retries;
+};
+
+/// The memory of an array that is gone.
+struct Pinned {
+  Uid payer = 0;
+  std::uint64_t charged = 0;
+  std::optional<Uid> last_foreign;
 };
 
 inline bool has(const server::CreateSpec& spec, std::uint16_t option) {
@@ -158,6 +166,7 @@ class Store {
   void kernel_sealed(Key array);
   void kernel_busy(Key array);
   void reclaimed(Key array);  ///< The memory of an array that is gone.
+  void held(Key array);       ///< It is not: somebody still maps it.
   void tick(std::int64_t now);
 
   static constexpr Key kNoArray = -2;
@@ -167,6 +176,8 @@ class Store {
   [[nodiscard]] std::uint64_t leases(Uid uid) const;
   [[nodiscard]] std::uint64_t waiting(Uid uid) const;
   [[nodiscard]] std::uint64_t segments() const;
+  [[nodiscard]] std::uint64_t segments(Uid uid) const;
+  [[nodiscard]] std::uint64_t records() const;
   [[nodiscard]] std::uint64_t requests_open() const;
   [[nodiscard]] std::optional<std::int64_t> next_deadline() const;
   /// A create that waits although there is room for it.
@@ -178,7 +189,7 @@ class Store {
   };
   std::map<Session, Who> sessions;
   std::map<Key, Array> arrays;
-  std::map<Key, std::pair<Uid, std::uint64_t>> pinned;
+  std::map<Key, Pinned> pinned;
   std::vector<Wait> waits;  ///< In order of arrival.
   std::map<Name, Loader> loaders;
   std::int64_t now = 0;

@@ -165,22 +165,23 @@ std::uint64_t Store::user_limit() const {
 }
 
 bool Store::never_fits(Uid, const server::CreateSpec& spec) const {
-  const std::uint64_t pages = server::charge_of(spec.bytes);
-  return pages > limits_.capacity || pages > user_limit();
+  const std::uint64_t wanted = server::charge_of(spec.bytes) + server::record_bytes(spec);
+  return wanted > limits_.capacity || wanted > user_limit();
 }
 
 std::optional<ErrorCode> Store::no_room(Uid uid, const server::CreateSpec& spec) const {
-  const std::uint64_t pages = server::charge_of(spec.bytes);
-  if (spec.bytes > 0 && segments() >= limits_.segments_max) return ErrorCode::no_capacity;
+  const std::uint64_t wanted = server::charge_of(spec.bytes) + server::record_bytes(spec);
   if (count(uid) >= limits_.user_arrays_max) return ErrorCode::quota_exceeded;
-  std::uint64_t all = 0;
-  for (const auto& [key, array] : arrays) all += array.charged;
-  for (const auto& [key, memory] : pinned) all += memory.second;
-  const bool own_limit = user_limit() < limits_.capacity;
-  if (pages > 0 && own_limit && bytes(uid) + pages > user_limit()) {
+  if (spec.bytes > 0 && segments(uid) >= limits_.user_segments_max) {
     return ErrorCode::quota_exceeded;
   }
-  if (pages > 0 && all + pages > limits_.capacity) return ErrorCode::no_capacity;
+  if (spec.bytes > 0 && segments() >= limits_.segments_max) return ErrorCode::no_capacity;
+  std::uint64_t all = records();
+  for (const auto& [key, array] : arrays) all += array.charged;
+  for (const auto& [key, memory] : pinned) all += memory.charged;
+  const bool own_limit = user_limit() < limits_.capacity;
+  if (own_limit && bytes(uid) + wanted > user_limit()) return ErrorCode::quota_exceeded;
+  if (all + wanted > limits_.capacity) return ErrorCode::no_capacity;
   return std::nullopt;
 }
 

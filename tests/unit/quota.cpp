@@ -81,11 +81,16 @@ TEST_CASE("quota: other resources have limits of their own, and move only bytes"
     CHECK(over.error().code == ErrorCode::quota_exceeded);
   }
   CHECK(quota.charge(1, Resource::bytes, 100).has_value());
+  CHECK(quota.charge(1, Resource::segments, 1).has_value());
   quota.set_user_limits(2, 10, 0);
-  quota.move_bytes(1, 2, 100);  // May go over.
+  quota.move(1, 2, Holding{100, 2, 1});  // May go over.
   CHECK(quota.usage(1).bytes == 0);
+  CHECK(quota.usage(1).arrays == 0);
   CHECK(quota.usage(2).bytes == 100);
+  CHECK(quota.usage(2).arrays == 2);
+  CHECK(quota.usage(2).segments == 1);
   CHECK(quota.bytes_used() == 100);
+  CHECK(quota.segments_used() == 1);
 }
 
 TEST_CASE("quota: setting one limit of a user leaves the others at the store's default") {
@@ -102,6 +107,35 @@ TEST_CASE("quota: setting one limit of a user leaves the others at the store's d
   quota.set_user_limits(1, 0, std::nullopt);
   CHECK(quota.usage(1).bytes_max == 30);
   CHECK(quota.usage(1).arrays_max == 7);
+}
+
+TEST_CASE("quota: one user cannot take all segments") {
+  Limits limits = small();
+  limits.user_arrays_max = 100;
+  limits.segments_max = 10;
+  limits.user_segments_max = 6;
+  Quota quota(limits);
+  CHECK(quota.charge(1, Resource::segments, 6).has_value());
+  const Result<void> own = quota.charge(1, Resource::segments, 1);
+  REQUIRE_FALSE(own.has_value());
+  CHECK(own.error().code == ErrorCode::quota_exceeded);
+  CHECK(quota.charge(2, Resource::segments, 4).has_value());
+  const Result<void> all = quota.charge(2, Resource::segments, 1);
+  REQUIRE_FALSE(all.has_value());
+  CHECK(all.error().code == ErrorCode::no_capacity);
+  CHECK(all.error().text == "segments: 10 of 10 in use; uid 1 holds most, 6");
+  quota.set_user_limits(3, std::nullopt, 2);  // Two arrays are two memory files, freed ones too.
+  CHECK(quota.limit(3, Resource::segments) == 2);
+}
+
+TEST_CASE("quota: an array is charged as a whole or not at all") {
+  Quota quota(small());
+  CHECK_FALSE(quota.charge(1, Holding{101, 1, 1}).has_value());
+  CHECK_FALSE(quota.charge(1, Holding{1, 3, 1}).has_value());
+  CHECK(quota.users().empty());
+  CHECK(quota.charge(1, Holding{100, 2, 1}).has_value());
+  quota.uncharge(1, Holding{100, 2, 1});
+  CHECK(quota.users().empty());
 }
 
 TEST_CASE("quota: users without charges and limits are forgotten") {

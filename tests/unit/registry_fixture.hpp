@@ -144,6 +144,11 @@ class Store {
     const SegmentId segment = take_front(freed);
     call([&](Effects& fx) { registry.segment_freed(segment, now, fx); });
   }
+  /// The kernel says that somebody has the oldest freed segment still.
+  void still_held() {
+    REQUIRE(!freed.empty());
+    call([&](Effects& fx) { registry.segment_pinned(freed.front(), now, fx); });
+  }
   /// The kernel's word on the oldest hard seal (yes, at once, unless hold_seals).
   void answer_seal(Result<void> result) {
     REQUIRE(!hard_seals.empty());

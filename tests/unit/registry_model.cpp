@@ -175,7 +175,7 @@ class Run : private model::Pair {
     spec.shape = {spec.bytes};
     spec.perms = any_perms();
     spec.timeout_ms = any_timeout();
-    if (chance(3)) spec.bytes = 20 * server::kPageBytes;
+    if (chance(3)) spec.bytes = 30 * server::kPageBytes;
     const bool named = !spec.name.name.empty() || chance(5);
     const auto maybe = [&](std::uint64_t percent, std::uint16_t option) {
       if (chance(percent)) spec.options = static_cast<std::uint16_t>(spec.options | option);
@@ -438,7 +438,7 @@ class Run : private model::Pair {
     } else if (kind == 1 && !hard_seals_.empty()) {
       answer_seal(chance(60));
     } else if (!freed_.empty()) {
-      reclaim();
+      chance(30) ? still_held() : reclaim();
     }
   }
 
@@ -481,6 +481,16 @@ class Run : private model::Pair {
     Fx fx;
     registry_.segment_freed(segment, now_, fx);
     model_.reclaimed(segments_.at(segment));
+    compare(fx);
+  }
+
+  /// The kernel was asked, and somebody has it still.
+  void still_held() {
+    const server::SegmentId segment = pick(std::vector(freed_.begin(), freed_.end()));
+    last_ = "still held";
+    Fx fx;
+    registry_.segment_pinned(segment, now_, fx);
+    model_.held(segments_.at(segment));
     compare(fx);
   }
 
