@@ -274,6 +274,8 @@ void Dispatcher::make_room(std::uint32_t uid, const CreateSpec& spec) {
     left -= asked;
     if (asked == kProbesPerRequest) break;
   }
+  if (!lacks_memory(uid, spec)) return;
+  if (registry_.end_unread(uid, true, read_clock(), effects_) > 0) run_effects();
 }
 
 std::uint64_t Dispatcher::probe_released() {

@@ -281,7 +281,13 @@ std::vector<std::string> AdminPlane::checked(Now now) {
 Result<std::string> AdminPlane::on_gc(Context& context) {
   if (Result<EmptyRequest> empty = empty_request(context.json); !empty) return empty.error();
   Json reply;
-  reply["freed_bytes"] = store_.probe_released(kProbesPerGc, kFreedPerRequestBytes);
+  const std::uint64_t released = registry_.counts().pinned_bytes;
+  const bool all = context.caller.uid == 0;
+  reply["handovers_ended"] =
+      registry_.end_unread(all ? std::nullopt : std::optional(context.caller.uid), false,
+                           context.request.now, context.effects);
+  const std::uint64_t let_go = registry_.counts().pinned_bytes - released;
+  reply["freed_bytes"] = let_go + store_.probe_released(kProbesPerGc, kFreedPerRequestBytes);
   reply["pinned_bytes"] = pinned_bytes();
   return document_text(reply);
 }

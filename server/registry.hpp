@@ -260,6 +260,11 @@ class Registry {
   /// than the owner did, he pays for it from here on.
   void segment_pinned(SegmentId, Now, Effects&);
 
+  /// Ends hand-overs that were not opened and whose sender has ended: of one user, or of all; with
+  /// `given_up_only` those for which nobody is left who could open them. Returns how many; there
+  /// may be more than one call ends.
+  std::uint64_t end_unread(std::optional<std::uint32_t> uid, bool given_up_only, Now, Effects&);
+
   // -- time -------------------------------------------------------------------------------------
   /// Ends waits whose deadline passed, arrays whose ttl passed, hand-over leases: a bounded number
   /// of them. If there are more, next_deadline_ms() lies in the past.

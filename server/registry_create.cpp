@@ -113,8 +113,9 @@ Result<void> Registry::Impl::charge_create(std::uint32_t uid, const CreateSpec& 
   Error error = charged.error();
   if (error.text.starts_with("bytes:")) {
     error.text += " (" + std::to_string(record) + " of it for the record: name, dtype, attrs)";
+    error.text += unread_text(uid);
   } else if (error.text.starts_with("segments:")) {
-    error.text += " (freed arrays that a process still maps count)";
+    error.text += " (freed arrays that a process still maps count)" + unread_text(uid);
   }
   return error;
 }

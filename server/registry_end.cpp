@@ -37,6 +37,9 @@ void Registry::Impl::leave(Session& session) {
   while (!session.loading.empty()) end_loader(**session.loading.begin());
   quota.uncharge(session.identity.uid, Resource::connections, 1);
   quota.uncharge(session.identity.uid, Resource::leases, session.leases.size());
+  if (quota.usage(session.identity.uid).connections == 0) {
+    last_absent[session.identity.uid] = next_seq++;
+  }
   session.gone = true;
   gone.emplace(session.id, &session);
   room = room || !session.leases.empty();

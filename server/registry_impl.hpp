@@ -48,8 +48,11 @@ struct Lease {
   std::int64_t grace_ms = 0;
   std::int64_t deadline_ms = 0;
   std::uint64_t pickled = 0, opened = 0;
-  bool once = true;           ///< All of them went to one receiver each.
-  std::int64_t from_pid = 0;  ///< Who pickled last.
+  bool once = true;            ///< All of them went to one receiver each.
+  std::int64_t from_pid = 0;   ///< Who pickled last,
+  SessionId sender = 0;        ///< in which session,
+  std::uint64_t sent_seq = 0;  ///< and when.
+  bool several_senders = false;
   Lease *prev = nullptr, *next = nullptr;
   LinkedList<Lease>* home = nullptr;
 };
@@ -313,6 +316,15 @@ struct Registry::Impl {
   void end_used_handover(Array& array);
   void settle_charge(Array& array);
 
+  // registry_unread.cpp
+  bool sender_ended(const Lease& lease) const;
+  bool absent_since(const Lease& lease) const;
+  Lease* handover_of(const Timer& timer) const;
+  template <class F>
+  void each_unread(std::optional<std::uint32_t> uid, F&& f) const;
+  std::string unread_text(std::uint32_t uid) const;
+  std::uint64_t end_unread(std::optional<std::uint32_t> uid, bool given_up_only);
+
   // registry_wait.cpp
   std::int64_t deadline_of(std::int64_t timeout_ms) const;
   /// Null, and the request answered, when the user has too many waits or the time is up already.
@@ -422,6 +434,9 @@ struct Registry::Impl {
   std::map<std::uint32_t, Namespace> namespaces;
   std::map<std::uint32_t, std::set<std::uint64_t>> anonymous;  ///< Arrays without a name, by owner.
   std::unordered_map<SegmentId, PinnedSegment> pinned;
+
+  /// When a user was last without any session, by next_seq.
+  std::map<std::uint32_t, std::uint64_t> last_absent;
 
   // Indices.
   std::set<Timer> timers;

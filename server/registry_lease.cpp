@@ -203,6 +203,9 @@ void Registry::Impl::handover(Session& session, RequestId request, ArrayId id,
   ++(*found)->pickled;
   (*found)->once = (*found)->once && once;
   (*found)->from_pid = session.identity.pid;
+  (*found)->several_senders |= (*found)->sender != 0 && (*found)->sender != session.id;
+  (*found)->sender = session.id;
+  (*found)->sent_seq = next_seq++;
   reply(session, request, protocol::Op::handover, Done{});
 }
 

@@ -249,6 +249,29 @@ TEST_CASE("dispatch: one user's creates that hope for room leave places for othe
   CHECK(hope(bob, 0));
 }
 
+TEST_CASE("dispatch: a create takes what a run that was broken off has left in flight") {
+  Bench bench;
+  SessionState& run = bench.join(kAlice);
+  const auto held = bench.create(run, "a", 12 << 20).fixed<ArrayBody>();
+  CHECK_FALSE(bench.seal(run, held.id).header.status);
+  HandoverRequest sent;
+  sent.id = held.id;
+  CHECK_FALSE(bench.ask(run, Op::handover, Bench::text_of(sent)).header.status);
+  SUBCASE("when nobody is left who could open it") {
+    bench.dispatcher.end_session(run.id);
+    CHECK_FALSE(bench.create(bench.join(kAlice), "b", 12 << 20).header.status);
+  }
+  SUBCASE("not while another of that user goes on, before it is asked to") {
+    SessionState& other = bench.join(kAlice);
+    bench.dispatcher.end_session(run.id);
+    const Reply refused = bench.create(other, "b", 12 << 20);
+    CHECK(refused.is(ErrorCode::no_capacity));
+    CHECK_MESSAGE(has(refused.body, "held by hand-overs of ended pid"), refused.body);
+    CHECK(has(bench.ask(other, Op::gc, "{}").body, R"("handovers_ended":1)"));
+    CHECK_FALSE(bench.create(other, "b", 12 << 20).header.status);
+  }
+}
+
 // -- admin plane ----------------------------------------------------------------------------------
 
 TEST_CASE("dispatch: documents that are none end the session, wrong keys do not") {
@@ -385,9 +408,11 @@ TEST_CASE("dispatch: status, metrics, selfcheck and gc") {
     CAPTURE(status.body);
     CHECK(has(status.body, part));
   }
-  CHECK(bench.ask(session, Op::gc, "{}").body == R"({"freed_bytes":0,"pinned_bytes":4096})");
+  CHECK(bench.ask(session, Op::gc, "{}").body ==
+        R"({"freed_bytes":0,"handovers_ended":0,"pinned_bytes":4096})");
   bench.store.mapped = false;
-  CHECK(bench.ask(session, Op::gc, "{}").body == R"({"freed_bytes":4096,"pinned_bytes":0})");
+  CHECK(bench.ask(session, Op::gc, "{}").body ==
+        R"({"freed_bytes":4096,"handovers_ended":0,"pinned_bytes":0})");
   CHECK(bench.ask(session, Op::selfcheck, "{}").body == R"({"clean":true,"problems":[]})");
   CHECK(has(bench.ask(session, Op::metrics, "{}").body, "# EOF"));
 }

@@ -156,6 +156,10 @@ class Store {
     call([&](Effects& fx) { registry.hard_sealed(id, std::move(result), now, fx); });
   }
 
+  std::uint64_t end_unread(std::optional<std::uint32_t> uid, bool given_up_only) {
+    return call([&](Effects& fx) { return registry.end_unread(uid, given_up_only, now, fx); });
+  }
+
   // -- what happened ------------------------------------------------------------------------------
   [[nodiscard]] bool open(RequestId request) const { return !results_.contains(request); }
   const Completion& completion(RequestId request) const {
@@ -176,6 +180,10 @@ class Store {
     const auto& result = completion(request).result;
     const Error* error = std::get_if<Error>(&result);
     return error == nullptr ? Error{ErrorCode::internal, "no error"} : *error;
+  }
+  /// A hand-over that was granted, of either kind.
+  void as_sent(RequestId request) const {
+    REQUIRE_FALSE(std::holds_alternative<Error>(completion(request).result));
   }
   ErrorCode code(RequestId request) const { return error(request).code; }
   ArrayId granted(RequestId request) const { return as<Grant>(request).id; }
