@@ -10,11 +10,12 @@ thread that does, for what it attached. An exception that somebody catches is no
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import sys
 import threading
 import weakref
-from typing import Any, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 from . import _ext
 
@@ -89,6 +90,44 @@ def _is_failure(error: Optional[BaseException]) -> bool:
 # --- the ends that Python's own exit functions do not see -----------------------------------------
 
 
+def _watch_child(_: Any) -> None:
+    """In a child of multiprocessing, before it runs: from Python 3.13 on it finalizes when the
+    exception of its target has been printed and is gone, and with it what the target held. (So does
+    one whose target imports this package first, which is too late for this.)"""
+    process = sys.modules["multiprocessing.process"].current_process()
+    if "run" not in vars(process):
+        process.run = functools.partial(_run, process.run)
+
+
+def _run(run: Callable[[], Any]) -> Any:
+    try:
+        return run()
+    except BaseException as error:
+        if _is_failure(error):
+            for held in list(_leases.values()):
+                _let_go_of(held, True)
+        raise
+
+
+def _watch_children() -> None:
+    util = sys.modules.get("multiprocessing.util")
+    if util is None:
+        return
+    util.register_after_fork(_watch_child, _watch_child)
+    # One that is being spawned has its process object later, and need not ask who is registered.
+    process = sys.modules["multiprocessing.process"].current_process()
+    spawned = getattr(sys.modules.get("multiprocessing.context"), "SpawnProcess", None)
+    if getattr(process, "_inheriting", False) and spawned is not None:
+        after = getattr(spawned, "_after_fork", None)
+        if after is not None:
+            spawned._after_fork = staticmethod(functools.partial(_after_spawn, after))
+
+
+def _after_spawn(after: Callable[[], Any]) -> None:
+    after()
+    _watch_child(None)
+
+
 def _tell_multiprocessing() -> None:
     """Its children end without the interpreter's exit functions, but with its own."""
     global _finalizes_for
@@ -130,7 +169,9 @@ def _after_fork_in_child() -> None:
     error = sys.exc_info()[1]
     _told_before_fork = getattr(sys, "last_value", None)
     _handled_at_fork = (id(error), id(error.__traceback__) if error is not None else 0)
+    _watch_children()
 
 
+_watch_children()
 atexit.register(_let_go_of_all)
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -19,8 +19,9 @@ namespace {
 /// An array that was published and is let go of so soon was not meant to be.
 constexpr auto kAtOnce = std::chrono::milliseconds(1);
 
-/// Said once by a process; asking the store each time would cost those who mean it.
+/// Said once by a process. Asking the store costs those who mean it a round trip, so not for ever.
 std::atomic<bool> was_warned{false};
+std::atomic<int> times_left{100};
 
 }  // namespace
 
@@ -48,13 +49,13 @@ void Lease::note_published() {
 /// `shm.put("x", a)` without a variable: the array is gone when the statement is.
 bool Lease::is_lost_at_once() const {
   return published_ != std::chrono::steady_clock::time_point{} && valid() && !inherited() &&
-         !was_warned && Py_IsInitialized() != 0 &&
+         !was_warned && times_left > 0 && Py_IsInitialized() != 0 &&
          std::chrono::steady_clock::now() - published_ < kAtOnce;
 }
 
 /// REQUIRES: no exception is set. The lease has ended.
 void Lease::warn_if_lost(bool at_once) {
-  if (!at_once) return;
+  if (!at_once || times_left.fetch_sub(1) <= 0) return;
   bool there = true;
   {
     NoInterrupt quiet;
