@@ -38,6 +38,12 @@ def interface(stub):
     return found
 
 
+BUFFER_PROTOCOL = {
+    "Lease.__buffer__": ["self, flags: int, /", "memoryview"],
+    "Lease.__release_buffer__": ["self, buffer: memoryview, /", "None"],
+}
+
+
 def test_the_stub_is_what_the_extension_offers(tmp_path):
     pytest.importorskip("nanobind")
     generated = tmp_path / "_ext.pyi"
@@ -48,9 +54,10 @@ def test_the_stub_is_what_the_extension_offers(tmp_path):
     offered = interface(generated.read_text())
     declared = interface((PACKAGE / "_ext.pyi").read_text())
     # Python names the buffer protocol from 3.12 on, without types; checkers take it from the stub.
-    has_name = offered.pop("Lease.__buffer__", None) is not None
-    assert has_name == (sys.version_info >= (3, 12))
-    assert declared.pop("Lease.__buffer__") == ["self, flags: int, /", "memoryview"]
+    for name, types in BUFFER_PROTOCOL.items():
+        has_name = offered.pop(name, None) is not None
+        assert has_name == (sys.version_info >= (3, 12)), name
+        assert declared.pop(name) == types
     assert offered == declared, hint
 
 
