@@ -3,6 +3,7 @@
 #include <pwd.h>
 #include <sys/types.h>
 
+#include <array>
 #include <cerrno>
 #include <charconv>
 #include <vector>
@@ -48,6 +49,20 @@ Result<std::uint32_t> user_number(std::string_view user) {
   return find_user(std::string(user));
 }
 
+/// A shell makes a path of an unquoted `~user/name`: what was meant, or nothing.
+std::string meant_by(std::string_view path) {
+  std::array<char, 4096> buffer{};
+  for (std::size_t end = path.find('/', 1); end != path.npos; end = path.find('/', end + 1)) {
+    const std::string home(path.substr(0, end));
+    const std::string user = home.substr(home.rfind('/') + 1);
+    passwd entry{};
+    passwd* found = nullptr;
+    if (getpwnam_r(user.c_str(), &entry, buffer.data(), buffer.size(), &found) != 0) continue;
+    if (found != nullptr && home == entry.pw_dir) return "~" + user + std::string(path.substr(end));
+  }
+  return {};
+}
+
 /// Takes `~user/` off the front of `text`.
 Result<std::uint32_t> take_namespace(std::string_view& text) {
   if (!text.starts_with('~')) return QualifiedName::kOwn;
@@ -62,7 +77,13 @@ Result<std::uint32_t> take_namespace(std::string_view& text) {
 Result<QualifiedName> parse_name(std::string_view text) {
   Result<std::uint32_t> uid = take_namespace(text);
   if (!uid) return uid.error();
-  if (Result<void> valid = check_name(text); !valid) return valid.error();
+  if (Result<void> valid = check_name(text); !valid) {
+    Error error = valid.error();
+    if (const std::string meant = meant_by(text); !meant.empty()) {
+      error.text += "; if " + meant + " was meant, quote it: the shell has made a path of it";
+    }
+    return error;
+  }
   return QualifiedName{*uid, std::string(text)};
 }
 

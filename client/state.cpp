@@ -4,6 +4,7 @@
 #include "client/state.hpp"
 
 #include <stdlib.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
@@ -158,7 +159,8 @@ Result<std::shared_ptr<Connection>> State::connect_anew() {
     if (!found) return found.error();
     remember(found->candidate);
     auto connection = std::make_shared<Connection>(std::move(found->socket), found->hello);
-    store_id_.store(connection->store_id(), std::memory_order_relaxed);
+    const std::uint64_t before = store_id_.exchange(connection->store_id());
+    if (before != 0 && before != connection->store_id()) note_another_store();
     return connection;
   } catch (const std::bad_alloc&) {
     return make_error(ErrorCode::no_capacity, "out of memory");
@@ -206,8 +208,31 @@ Result<std::shared_ptr<Connection>> State::call(Call& call) {
     Result<void> done = (*connected)->call(call, options_.interrupted);
     if (done) return connected;
     const bool again = done.error().code == ErrorCode::disconnected && !call.delivered;
-    if (!again || tries == 3) return done.error();
+    if (!again || tries == 3) return explained(done.error());
   }
+}
+
+/// A program goes on with what it finds, and it may find nothing: it should not have to guess why.
+void State::note_another_store() {
+  another_store_.store(true, std::memory_order_relaxed);
+  static std::atomic<std::uint64_t> said_in{0};  // A forked child meets a store of its own.
+  if (said_in.exchange(process_epoch()) == process_epoch()) return;
+  const std::string text = "shmstore: the store at " + socket_path() +
+                           " is another one than this program used before; the arrays of the "
+                           "earlier one are not in it\n";
+  static_cast<void>(!write(STDERR_FILENO, text.data(), text.size()));
+}
+
+Error State::explained(Error error) const {
+  if (error.code != ErrorCode::not_found) return error;
+  if (another_store_.load(std::memory_order_relaxed)) {
+    error.text += "; the store is another one than this program used before";
+  }
+  for (const std::string& other : stores_beside(places_, socket_path())) {
+    error.text +=
+        "; this is the store at " + socket_path() + ", another of this user is at " + other;
+  }
+  return error;
 }
 
 Result<void> State::call_on(Connection& connection, Call& call) {

@@ -48,12 +48,16 @@ class State {
   Result<Found> find_again();
   Result<Found> find_daemon();
   void remember(const Candidate& candidate);
+  void note_another_store();
+  /// not_found, with what is known of stores in which the array may be.
+  [[nodiscard]] Error explained(Error error) const;
 
   const ConnectOptions options_;
   const Places places_;
   std::atomic<Slot*> slot_{nullptr};
   std::atomic<Place*> place_{nullptr};  ///< Where the daemon was found last; earlier ones behind.
   std::atomic<std::uint64_t> store_id_{0};
+  std::atomic<bool> another_store_{false};  ///< store_id_ is not the first one.
 };
 
 }  // namespace shmstore::client_internal

@@ -5,6 +5,13 @@
 
 include(CMakePackageConfigHelpers)
 
+# The folder of configuration files, as GNU's standards have it for /usr.
+set(sysconfdir_code "
+    set(sysconfdir \"\${prefix}/etc\")
+    if(prefix STREQUAL \"/usr\")
+      set(sysconfdir /etc)
+    endif()")
+
 # install_configured(<template> <folder> <name> <component>): fills the template in when it is
 # installed, so that it names the prefix that `cmake --install --prefix` was given.
 function(install_configured template folder name component)
@@ -15,6 +22,7 @@ function(install_configured template folder name component)
     set(includedir \"${CMAKE_INSTALL_INCLUDEDIR}\")
     get_filename_component(prefix \"\${CMAKE_INSTALL_PREFIX}\" ABSOLUTE)
     set(bindir \"\${prefix}/${CMAKE_INSTALL_BINDIR}\")
+    ${sysconfdir_code}
     set(file \"\$ENV{DESTDIR}\${prefix}/${folder}/${name}\")
     message(STATUS \"Installing: \${file}\")
     configure_file(\"${template}\" \"\${file}\" @ONLY)
@@ -92,6 +100,25 @@ foreach(kind sysusers tmpfiles)
   install(FILES "${unit_source}/shmstore.${kind}.conf"
           DESTINATION "lib/${kind}.d" RENAME shmstore.conf COMPONENT daemon)
 endforeach()
+
+# What an administrator has changed stays, also when all is uninstalled.
+install(CODE "
+    get_filename_component(prefix \"\${CMAKE_INSTALL_PREFIX}\" ABSOLUTE)
+    ${sysconfdir_code}
+    set(ours \"${unit_source}/shmstored.json\")
+    set(there \"\$ENV{DESTDIR}\${sysconfdir}/shmstore/shmstored.json\")
+    set(changed FALSE)
+    if(EXISTS \"\${there}\")
+      file(SHA256 \"\${ours}\" hash_ours)
+      file(SHA256 \"\${there}\" hash_there)
+      if(NOT hash_ours STREQUAL hash_there)
+        set(changed TRUE)
+        message(STATUS \"Left as it is: \${there}\")
+      endif()
+    endif()
+    if(NOT changed)
+      file(INSTALL \"\${ours}\" DESTINATION \"\${sysconfdir}/shmstore\")
+    endif()" COMPONENT daemon)
 
 # --- uninstall -----------------------------------------------------------------------------------
 add_custom_target(uninstall

@@ -7,6 +7,7 @@
 
 #include <cstdlib>
 #include <string_view>
+#include <utility>
 
 namespace shmstore::server {
 namespace {
@@ -21,7 +22,7 @@ std::uint64_t random_number() {
 
 }  // namespace
 
-DaemonFacts facts_of(const DescriptorBudget& budget, bool exact_probe) {
+DaemonFacts facts_of(const DescriptorBudget& budget, bool exact_probe, std::string note) {
   DaemonFacts facts;
   facts.store_id = random_number();
   facts.pid = ::getpid();
@@ -30,6 +31,7 @@ DaemonFacts facts_of(const DescriptorBudget& budget, bool exact_probe) {
   facts.descriptors = [] { return open_descriptors(); };
   facts.descriptors_max = budget.descriptors_max;
   facts.exact_probe = exact_probe;
+  facts.note = std::move(note);
   return facts;
 }
 

@@ -236,11 +236,10 @@ void Dispatcher::send_reply(SessionId session, DescriptorRef descriptor) {
 
 void Dispatcher::send_error(SessionId session, const FrameHeader& header, const Error& error) {
   const Identity* reader = registry_.identity(session);
-  if (reader == nullptr) {
-    write_error(writer_, header, error);
-  } else {
-    write_error(writer_, header, make_error(error.code, as_read_by(reader->uid, error.text)));
-  }
+  Error said = error;
+  if (reader != nullptr) said.text = as_read_by(reader->uid, error.text);
+  if (error.code == ErrorCode::not_found) said.text += facts_.note;
+  write_error(writer_, header, said);
   outbox_.send(session, writer_.frame(), {});
 }
 

@@ -37,6 +37,7 @@ struct DaemonFacts {
   std::function<std::uint64_t()> descriptors;  ///< Open ones.
   std::uint64_t descriptors_max = 0;
   bool exact_probe = true;
+  std::string note;  ///< Said with every not_found: what else an array may have met. Or empty.
 };
 
 /// How often the accounting is recomputed from scratch, to abort when it does not add up.

@@ -13,6 +13,7 @@
 #include <sys/syscall.h>
 #include <sys/un.h>
 
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
@@ -23,6 +24,7 @@
 #include "server/log.hpp"
 #include "server/memfd.hpp"
 #include "server/small_file.hpp"
+#include "server/wire.hpp"
 
 #ifndef SO_PEERGROUPS
 #define SO_PEERGROUPS 59
@@ -47,6 +49,7 @@ constexpr std::size_t kGroupsMax = 65536;
 /// socket is gone.
 constexpr std::chrono::seconds kPatience{3};
 constexpr std::chrono::milliseconds kPause{10};
+constexpr int kHelloMs = 100;  // of a client that is refused
 
 Error failed(const std::string& what, int error) {
   const bool denied = error == EACCES || error == EPERM || error == EROFS;
@@ -167,9 +170,14 @@ Error in_charge(const std::string& path) {
                                          "is in charge of " + path);
 }
 
+struct Lock {
+  UniqueFd file;
+  bool left = false;  // by a daemon that did not end in order
+};
+
 /// The lock file goes away with its daemon, while locked: who gets the lock must look whether the
 /// file is still the one at its path.
-Result<UniqueFd> lock(const std::string& path) {
+Result<Lock> lock(const std::string& path) {
   const std::string lock_path = lock_path_of(path);
   for (int attempt = 0; attempt < 100; ++attempt) {
     UniqueFd fd(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
@@ -177,12 +185,14 @@ Result<UniqueFd> lock(const std::string& path) {
     if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) return in_charge(path);
     if (!same_file(fd.get(), lock_path)) continue;
     const std::string pid = std::to_string(::getpid()) + "\n";
+    struct stat status {};
+    const bool left = ::fstat(fd.get(), &status) == 0 && status.st_size > 0;
     (void)::fchmod(fd.get(), 0600);  // whatever the umask was
     if (::ftruncate(fd.get(), 0) != 0 ||
         ::write(fd.get(), pid.data(), pid.size()) != static_cast<ssize_t>(pid.size())) {
       return failed("socket: writing " + lock_path, errno);
     }
-    return fd;
+    return Lock{std::move(fd), left};
   }
   return make_error(ErrorCode::busy, "socket: the lock file " + lock_path + " keeps changing");
 }
@@ -207,11 +217,11 @@ bool holder_listens(const std::string& path) {
 }
 
 /// A daemon that has the lock and does not answer is about to end, or to take the path back.
-Result<UniqueFd> lock_patiently(const std::string& path, const sockaddr_un& address,
-                                std::chrono::milliseconds patience) {
+Result<Lock> lock_patiently(const std::string& path, const sockaddr_un& address,
+                            std::chrono::milliseconds patience) {
   const auto deadline = std::chrono::steady_clock::now() + patience;
   for (;;) {
-    Result<UniqueFd> locked = lock(path);
+    Result<Lock> locked = lock(path);
     if (locked || locked.error().code != ErrorCode::busy || answers(address)) return locked;
     if (std::chrono::steady_clock::now() > deadline) return locked;
     (void)::poll(nullptr, 0, static_cast<int>(kPause.count()));
@@ -321,11 +331,12 @@ Result<Listener> Listener::open(const std::string& path, std::chrono::millisecon
   const Result<sockaddr_un> address = address_of(path);
   if (!address) return address.error();
   if (Result<void> prepared = prepare_folder(path); !prepared) return prepared.error();
-  Result<UniqueFd> locked = lock_patiently(path, *address, patience);
+  Result<Lock> locked = lock_patiently(path, *address, patience);
   if (!locked) return locked.error();
   Listener listener;
   listener.path_ = path;
-  listener.lock_ = std::move(*locked);
+  listener.lock_ = std::move(locked->file);
+  if (locked->left) listener.new_since_ = std::time(nullptr);
   if (Result<void> removed = remove_stale(path, *address); !removed) return removed.error();
   if (Result<void> bound = listener.bind(); !bound) return bound.error();
   return listener;
@@ -376,8 +387,11 @@ Result<Listener> Listener::adopt(UniqueFd socket) {
 Result<Listener> Listener::await_predecessor(Listener listener) {
   const auto deadline = std::chrono::steady_clock::now() + kPatience;
   for (;;) {
-    Result<UniqueFd> locked = lock(listener.path_);
-    if (locked) listener.lock_ = std::move(*locked);
+    Result<Lock> locked = lock(listener.path_);
+    if (locked) {
+      listener.lock_ = std::move(locked->file);
+      if (locked->left) listener.new_since_ = std::time(nullptr);
+    }
     // Where the manager's folder is closed to the daemon there is no lock, nor a predecessor.
     if (locked || locked.error().code != ErrorCode::busy) return listener;
     if (!listener.in_place() || holder_listens(listener.path_)) {
@@ -398,6 +412,16 @@ void Listener::swap(Listener& other) noexcept {
   std::swap(lock_, other.lock_);
   std::swap(file_, other.file_);
   std::swap(adopted_, other.adopted_);
+  std::swap(new_since_, other.new_since_);
+}
+
+std::string Listener::note() const {
+  if (!new_since_) return {};
+  std::array<char, 32> text{};
+  std::tm parts{};
+  (void)std::strftime(text.data(), text.size(), "%F %T", ::localtime_r(&*new_since_, &parts));
+  return std::string("; this store is new since ") + text.data() +
+         ", the daemon before it was killed";
 }
 
 bool Listener::has_lock_file() const {
@@ -439,6 +463,28 @@ Listener::~Listener() {
     (void)::unlink(path_.c_str());
   }
   (void)::unlink(lock_path_of(path_).c_str());
+}
+
+void refuse_waiting(int listener, const Error& reason) {
+  FrameWriter writer;
+  protocol::FrameHeader hello;
+  hello.op = static_cast<std::uint16_t>(protocol::Op::hello);
+  hello.request = 1;
+  write_error(writer, hello, reason);
+  const int flags = ::fcntl(listener, F_GETFL);
+  (void)::fcntl(listener, F_SETFL, flags | O_NONBLOCK);
+  for (;;) {
+    const UniqueFd socket(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
+    if (!socket.valid() && errno != EINTR && errno != ECONNABORTED) return;
+    if (!socket.valid()) continue;
+    const Bytes frame = writer.frame();
+    (void)::send(socket.get(), frame.data(), frame.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    // Closed at once with its hello unread, the client would see a reset in place of the answer.
+    (void)::shutdown(socket.get(), SHUT_WR);
+    pollfd ready{socket.get(), POLLIN, 0};
+    std::array<char, 256> text{};
+    if (::poll(&ready, 1, kHelloMs) > 0) (void)!::recv(socket.get(), text.data(), text.size(), 0);
+  }
 }
 
 void refuse_descriptors(int socket) noexcept {

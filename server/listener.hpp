@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <ctime>
 #include <optional>
 #include <string>
 
@@ -49,6 +50,8 @@ class Listener {
   [[nodiscard]] bool open_to_others() const;
   [[nodiscard]] const std::string& path() const noexcept { return path_; }
   [[nodiscard]] bool adopted() const noexcept { return adopted_; }
+  /// What somebody should know who looks for an array of an earlier store here; empty if nothing.
+  [[nodiscard]] std::string note() const;
 
   /// False when clients do not reach it any more: its file was removed, or is another's. A socket
   /// without a file (abstract, or out of sight) is in place.
@@ -71,7 +74,12 @@ class Listener {
   UniqueFd lock_;               // invalid: adopted where no lock can be made
   std::optional<FileId> file_;  // the socket's, since it was bound
   bool adopted_ = false;
+  std::optional<std::time_t> new_since_;  // a daemon was here before, and was killed
 };
+
+/// Answers all who wait at a socket of a service manager with the reason why nobody serves them, so
+/// that the manager does not start the next daemon for them.
+void refuse_waiting(int listener, const Error& reason);
 
 /// Clients must not send descriptors: asks the kernel to refuse them (Linux 6.16).
 void refuse_descriptors(int socket) noexcept;

@@ -11,17 +11,30 @@
 #include <string_view>
 
 #include "server/daemon.hpp"
+#include "server/listener.hpp"
 #include "server/log.hpp"
 #include "server/options.hpp"
 #include "server/service_manager.hpp"
+#include "server/unique_fd.hpp"
 
 namespace {
 
 using namespace shmstore;
 using namespace shmstore::server;
 
+/// A second descriptor of the socket that a service manager has handed over, until the daemon runs.
+UniqueFd& waiting_clients() {
+  static UniqueFd socket;
+  return socket;
+}
+
+/// Whoever waits for this daemon is told as well.
 int fail(int code, const std::string& text) {
   (void)std::fprintf(stderr, "shmstored: %s\n", text.c_str());
+  if (code != 0 && waiting_clients().valid()) {
+    refuse_waiting(waiting_clients().get(),
+                   make_error(ErrorCode::disconnected, "the daemon cannot start: " + text));
+  }
   return code;
 }
 
@@ -47,6 +60,7 @@ void close_standard_streams() {
 
 int serve(int argc, char** argv) {
   const ParsedFlags flags = parse_flags(argc, argv);
+  if (!flags.options && flags.exit_code != 0) return fail(flags.exit_code, "wrong command line");
   if (!flags.options) return flags.exit_code;
   const Result<Options> options = with_config(*flags.options);
   if (!options) return fail(1, options.error().text);
@@ -74,6 +88,7 @@ int serve(int argc, char** argv) {
     return fail(0, daemon.error().text);
   }
   if (!daemon) return fail(1, daemon.error().text);
+  waiting_clients().reset();
   if (by_client) close_standard_streams();
   return (*daemon)->run();
 }
@@ -83,6 +98,7 @@ int serve(int argc, char** argv) {
 int main(int argc, char** argv) {
   // Executed by descriptor, the kernel names the process after the descriptor's number.
   (void)::prctl(PR_SET_NAME, "shmstored");
+  waiting_clients() = copy_of_listen_fd();
   try {
     return serve(argc, argv);
   } catch (const std::exception& error) {

@@ -49,7 +49,8 @@ struct Options {
   std::uint64_t user_leases = Limits{}.user_leases_max;
   std::uint64_t user_connections = Limits{}.user_connections_max;
   std::uint64_t user_waits = Limits{}.user_waits_max;
-  /// JSON file with any of these names; read again at SIGHUP. Empty: none.
+  /// JSON file with any of these names, `//` comments allowed; read again at SIGHUP. It may be
+  /// missing when a `-` stands before its path. Empty: none.
   std::string config;
   /// Seconds without a session, an array or a pinned segment after which the daemon ends. 0: never.
   std::uint64_t idle_exit = 0;
@@ -89,7 +90,8 @@ struct ParsedFlags {
 [[nodiscard]] ParsedFlags parse_flags(int argc, const char* const* argv);
 
 /// The flags and the config file that they name, read now.
-/// Errors: not_found (no such file), invalid_argument (the text names the key).
+/// Errors: not_found (no such file), permission_denied (not to be read, or everybody may write to
+/// it), invalid_argument (the text names the key).
 [[nodiscard]] Result<Options> with_config(const Options& flags);
 
 /// Takes what `text` (JSON) says into `options`, but for the names in `options.given`.

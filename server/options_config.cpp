@@ -1,7 +1,12 @@
 /// The config file: one JSON object, its keys are the flags' names (`_` for `-` is fine). An
 /// unknown key is an error: a limit that is misspelt is a limit that is missing.
 
+#include <fcntl.h>
+#include <sys/stat.h>
+
 #include <array>
+#include <cerrno>
+#include <cstring>
 
 #include "server/json_fields.hpp"
 #include "server/options.hpp"
@@ -67,6 +72,25 @@ Result<void> take(const std::string& key, const Json& value, Options& options) {
   return bad(key, "is not an option");
 }
 
+/// A file that everybody may write to is nobody's word.
+Result<std::string> read_config(const std::string& path) {
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  struct stat status {};
+  if (!fd.valid() || ::fstat(fd.get(), &status) != 0) {
+    const bool missing = errno == ENOENT || errno == ENOTDIR;
+    return make_error(missing ? ErrorCode::not_found : ErrorCode::permission_denied,
+                      "config: cannot read " + path + ": " + std::strerror(errno));
+  }
+  if (S_ISREG(status.st_mode) && (status.st_mode & 0002U) != 0) {
+    return make_error(ErrorCode::permission_denied,
+                      "config: " + path + " can be written to by everybody");
+  }
+  const std::optional<std::string> text = read_all(fd.get(), kConfigBytesMax + 1);
+  if (!text) return make_error(ErrorCode::permission_denied, "config: cannot read " + path);
+  if (text->size() > kConfigBytesMax) return bad("config", path + " is over 1 MiB");
+  return *text;
+}
+
 }  // namespace
 
 Result<void> apply_config(std::string_view text, Options& options) {
@@ -88,12 +112,14 @@ Result<void> apply_config(std::string_view text, Options& options) {
 
 Result<Options> with_config(const Options& flags) {
   Options options = flags;
-  if (flags.config.empty()) return options;
-  const std::optional<std::string> text = read_small_file(flags.config, kConfigBytesMax + 1);
-  if (!text) return make_error(ErrorCode::not_found, "config: cannot read " + flags.config);
-  if (text->size() > kConfigBytesMax) return bad("config", flags.config + " is over 1 MiB");
+  const bool may_miss = flags.config.starts_with('-');
+  const std::string path = flags.config.substr(may_miss ? 1 : 0);
+  if (path.empty()) return options;
+  Result<std::string> text = read_config(path);
+  if (!text && text.error().code == ErrorCode::not_found && may_miss) return options;
+  if (!text) return text.error();
   if (Result<void> applied = apply_config(*text, options); !applied) {
-    return make_error(applied.error().code, flags.config + ": " + applied.error().text);
+    return make_error(applied.error().code, path + ": " + applied.error().text);
   }
   return options;
 }

@@ -43,6 +43,11 @@ std::vector<UniqueFd> take_listen_fds() {
   return fds;
 }
 
+UniqueFd copy_of_listen_fd() {
+  if (number_of("LISTEN_FDS").value_or(0) == 0 || !is_for_us("LISTEN_PID")) return {};
+  return UniqueFd(::fcntl(kFirstListenFd, F_DUPFD_CLOEXEC, kFirstListenFd));
+}
+
 void notify_manager(std::string_view state) noexcept {
   const char* path = std::getenv("NOTIFY_SOCKET");
   sockaddr_un address{};

@@ -15,6 +15,9 @@ namespace shmstore::server {
 /// variables out of the environment: call once, before there are threads.
 [[nodiscard]] std::vector<UniqueFd> take_listen_fds();
 
+/// Another descriptor of the first socket that is handed over; invalid when there is none for us.
+[[nodiscard]] UniqueFd copy_of_listen_fd();
+
 /// Sends `state` ("READY=1", …) to $NOTIFY_SOCKET, if there is one. Never blocks, never fails.
 void notify_manager(std::string_view state) noexcept;
 

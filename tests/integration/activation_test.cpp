@@ -45,8 +45,10 @@ struct Manager {
     }
   }
 
-  Child start(bool own_pid = true) {
-    return Child::run({find_program("SHMSTORED", "shmstored")}, {}, [this, own_pid] {
+  Child start(bool own_pid = true, const std::vector<std::string>& arguments = {}) {
+    std::vector<std::string> command = {find_program("SHMSTORED", "shmstored")};
+    command.insert(command.end(), arguments.begin(), arguments.end());
+    return Child::run(command, {}, [this, own_pid] {
       const int log = ::open(folder.file("log").c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
       ::dup2(log, STDERR_FILENO);
       if (listener.get() == 3) {
@@ -125,5 +127,59 @@ TEST_CASE("activation: descriptors meant for another process are not taken") {
   options.socket = other.file("socket");
   EXPECT_OK(Client::connect(options));
   daemon.kill(SIGTERM);
+  CHECK(daemon.wait() == 0);
+}
+
+TEST_CASE(
+    "activation: a daemon that cannot start tells why to all who wait, so that none is left") {
+  for (const auto& arguments : {std::vector<std::string>{"--config", "/no/such/file"},
+                                std::vector<std::string>{"--no-such-option"}}) {
+    Manager manager;
+    std::vector<Child> waiting;
+    for (int i = 0; i < 3; ++i) {
+      waiting.push_back(Child::fork([&](Link& link) {
+        ConnectOptions options;
+        options.socket = manager.socket;
+        link.say("connecting");
+        link.say(describe(Client::connect(options)));
+        return 0;
+      }));
+      CHECK(waiting.back().hear() == "connecting");
+    }
+    // Connections queue until somebody accepts them; a queued one makes the listener readable.
+    pollfd queued{manager.listener.get(), POLLIN, 0};
+    CHECK(::poll(&queued, 1, watchdog_seconds() * 1000) == 1);
+    std::vector<Child> daemons;
+    for (std::size_t told = 0; told < waiting.size();) {
+      daemons.push_back(manager.start(true, arguments));
+      CHECK(daemons.back().wait() != 0);
+      for (; told < waiting.size(); ++told) {
+        pollfd more{manager.listener.get(), POLLIN, 0};
+        pollfd answer{waiting[told].link().fd(), POLLIN, 0};
+        CHECK(wait_until([&] { return ::poll(&more, 1, 0) > 0 || ::poll(&answer, 1, 10) > 0; }));
+        if (::poll(&answer, 1, 0) == 0) break;
+        const std::string text = waiting[told].hear();
+        CHECK_MESSAGE(text.find("the daemon cannot start: ") != std::string::npos, text);
+      }
+    }
+    pollfd left{manager.listener.get(), POLLIN, 0};
+    CHECK(::poll(&left, 1, 0) == 0);
+  }
+}
+
+TEST_CASE("activation: a socket that is removed: its daemon serves its sessions, then ends") {
+  Manager manager;
+  Child daemon = manager.start();
+  CHECK(manager.notice("READY=1") != "");
+  ConnectOptions options;
+  options.socket = manager.socket;
+  {
+    Client client = Client::connect(options).value();
+    CreateOptions kept;
+    kept.keep = true;
+    EXPECT_OK(put_bytes(client, "x", 1000, 1, kept));
+    std::filesystem::remove(manager.socket);
+    EXPECT_OK(client.ping());
+  }
   CHECK(daemon.wait() == 0);
 }

@@ -249,6 +249,61 @@ TEST_CASE("daemon: a bad configuration file stops the start and names the field"
   CHECK_MESSAGE(contains(missing.text, folder.file("none")), missing.text);
 }
 
+TEST_CASE("daemon: the config file that is installed can be read, and repeats the defaults") {
+  std::ifstream file(std::string(SHMSTORE_TESTS_DIR) + "/../systemd/shmstored.json");
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  REQUIRE(!text.empty());
+  std::istringstream lines(text);
+  std::string all_named;
+  std::size_t values = 0;
+  for (std::string line; std::getline(lines, line); all_named += line + "\n") {
+    if (!line.starts_with("  // \"")) continue;
+    line.erase(2, 3);
+    ++values;
+  }
+  CHECK(values == 7);
+  const TempDir folder;
+  std::string defaults;
+  for (const std::string& config : {text, all_named}) {
+    write_file(folder.file("config.json"), config);
+    DaemonOptions options;
+    options.capacity = "";
+    options.arguments = {"--config=-" + folder.file("config.json")};
+    DaemonFixture daemon(options);
+    Client client = daemon.connect();
+    const StoreStatus status = client.status().value();
+    REQUIRE(!status.uids.empty());
+    const std::string said = std::to_string(status.capacity) + " " +
+                             std::to_string(status.uids.front().bytes_max) + " " +
+                             std::to_string(status.uids.front().arrays_max);
+    if (defaults.empty()) defaults = said;
+    CHECK(said == defaults);
+    daemon.process().kill(SIGHUP);
+    CHECK(wait_until([&] { return contains(daemon.log(), "config read again"); }));
+  }
+}
+
+TEST_CASE("daemon: a config file that may be missing, and one that everybody may write to") {
+  const TempDir folder;
+  const std::string config = folder.file("config.json");
+  DaemonOptions options;
+  options.capacity = "";
+  options.arguments = {"--config=-" + config};
+  DaemonFixture daemon(options);
+  Client client = daemon.connect();
+  write_file(config, R"({"capacity": "32MiB"})");
+  daemon.process().kill(SIGHUP);
+  CHECK(wait_until([&] { return client.status().value().capacity == 32 * kMib; }));
+  ::chmod(config.c_str(), 0646);
+  const Ended ended = run_daemon({"--socket", folder.file("socket"), "--config", config});
+  CHECK(ended.code == 1);
+  CHECK_MESSAGE(contains(ended.text, "by everybody"), ended.text);
+  write_file(config, R"({"capacity": "16MiB"})");
+  daemon.process().kill(SIGHUP);
+  CHECK(wait_until([&] { return contains(daemon.log(), "by everybody"); }));
+  CHECK(client.status().value().capacity == 32 * kMib);
+}
+
 TEST_CASE("daemon: --idle-exit ends it once nothing is held, and not before") {
   DaemonOptions options;
   options.arguments = {"--idle-exit", "1"};

@@ -70,6 +70,25 @@ TEST_CASE("disconnect: a new daemon on the same socket is used; old handles are 
   CHECK(only_byte(client.attach_any("x").value()) == 2);
 }
 
+TEST_CASE("disconnect: an array that went with its daemon: not_found says that the store is new") {
+  DaemonFixture daemon;
+  Client client = daemon.connect();
+  const std::string before = describe(client.attach_any("x"));
+  CHECK_MESSAGE(before.find("store") == std::string::npos, before);
+  daemon.kill();
+  daemon.start();
+  for (const std::string& text : {describe(client.attach_any("x")), describe(client.info("x")),
+                                  describe(daemon.connect().attach_any("x"))}) {
+    CHECK_MESSAGE(text.starts_with("not_found: "), text);
+    CHECK_MESSAGE(text.find("new since 2") != std::string::npos, text);
+  }
+  CHECK(describe(client.info("x")).find("another one than this program") != std::string::npos);
+  CHECK(daemon.stop() == 0);
+  daemon.start();  // in order this time
+  const std::string after = describe(daemon.connect().attach_any("x"));
+  CHECK_MESSAGE(after.find("new since") == std::string::npos, after);
+}
+
 TEST_CASE("disconnect: no daemon at the path given: disconnected, the text names the path") {
   TempDir folder;
   ConnectOptions options = impatient();

@@ -148,6 +148,41 @@ TEST_CASE("socket file: a daemon that nobody can reach serves its sessions, then
   CHECK(second.wait() == 0);
 }
 
+TEST_CASE("socket file: a fork of a forgotten daemon's client hears that its store is another") {
+  const Place place;
+  Child first = place.start();
+  REQUIRE(place.reaches(first));
+  place.keep("x");
+  Child parent = Child::fork([&](Link& link) {
+    Client client = place.connect().value();
+    link.say("connected");
+    static_cast<void>(link.hear());
+    link.say(outcome(client.info("x")));
+    Child child = Child::fork([&](Link& inner) {
+      ::dup2(::open(place.runtime.file("words").c_str(), O_WRONLY | O_CREAT, 0600), 2);
+      inner.say(describe(client.info("x")));
+      return 0;
+    });
+    link.say(child.hear());
+    return 0;
+  });
+  CHECK(parent.hear() == "connected");
+  Child second = place.replace(first);
+  first.kill(SIGCONT);
+  parent.say("go");
+  CHECK(parent.hear() == "ok");
+  const std::string text = parent.hear();
+  CHECK_MESSAGE(text.starts_with("not_found: "), text);
+  CHECK_MESSAGE(text.find("another one than this program used") != std::string::npos, text);
+  std::ifstream words(place.runtime.file("words"));
+  const std::string said{std::istreambuf_iterator<char>(words), {}};
+  CHECK_MESSAGE(said.find("shmstore: the store at " + place.socket) == 0, said);
+  CHECK(parent.wait() == 0);
+  CHECK(first.wait() == 0);
+  second.kill(SIGTERM);
+  CHECK(second.wait() == 0);
+}
+
 TEST_CASE("socket file: a service manager that takes the place of a daemon with arrays") {
   const Place place;
   Child first = place.start();

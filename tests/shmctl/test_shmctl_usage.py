@@ -14,7 +14,7 @@ MAN = ROOT / "docs" / "man"
 
 COMMANDS = (
     "status ls info who watch top create import export rm seal repair chmod keep "
-    "unkeep wait gc doctor metrics selfcheck run completion"
+    "unkeep wait gc doctor metrics selfcheck stop run completion"
 ).split()
 
 # One right line for each subcommand that talks to a daemon, and does not start one.
@@ -37,6 +37,7 @@ WITH_DAEMON = (
     ["gc"],
     ["metrics"],
     ["selfcheck"],
+    ["stop"],
 )
 
 

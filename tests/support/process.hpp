@@ -61,6 +61,7 @@ class Child {
   ~Child();
 
   [[nodiscard]] pid_t pid() const { return pid_; }
+  [[nodiscard]] const Link& link() const { return link_; }
   bool say(std::string_view text) const { return link_.say(text); }
   /// The child's next message; "(gone)" when it ended instead.
   [[nodiscard]] std::string hear() const { return link_.hear().value_or("(gone)"); }

@@ -102,6 +102,10 @@ struct TopOptions {
   std::uint64_t count = 0;  ///< Refreshes after which to end; 0: go on.
 };
 
+struct StopOptions {
+  bool all = false;  ///< Every daemon of this user.
+};
+
 struct RunOptions {
   std::vector<std::string> command;
 };
@@ -128,6 +132,7 @@ int run_watch(const Globals& globals, const WatchOptions& options);
 int run_top(const Globals& globals, const TopOptions& options);
 int run_gc(const Globals& globals);
 int run_doctor(const Globals& globals);
+int run_stop(const Globals& globals, const StopOptions& options);
 int run_metrics(const Globals& globals);
 int run_selfcheck(const Globals& globals);
 /// Also returns the status of the command it ran, 128 + signal when that was killed.

@@ -20,7 +20,15 @@ Result<Client> connect(const Globals& globals, Autostart autostart,
   options.socket = globals.socket;
   if (autostart == Autostart::never) options.autostart = false;
   options.interrupted = std::move(interrupted);
-  return Client::connect(options);
+  Result<Client> client = Client::connect(options);
+  constexpr std::string_view kOurs = ", and starting one is turned off";
+  if (!client && client.error().text.ends_with(kOurs)) {
+    shmstore::Error error = client.error();
+    error.text.resize(error.text.size() - kOurs.size());
+    error.text += ": there is no store, so there are no arrays; a program that uses one starts it";
+    return error;
+  }
+  return client;
 }
 
 std::optional<std::uint64_t> id_of(std::string_view target) {

@@ -11,8 +11,10 @@
 #include "client/program.hpp"
 #include "commands.hpp"
 #include "connect.hpp"
+#include "daemon_checks.hpp"
 #include "json.hpp"
 #include "output.hpp"
+#include "stores.hpp"
 #include "system_checks.hpp"
 
 namespace shmctl {
@@ -29,18 +31,6 @@ std::string octal_text(mode_t mode) {
   std::array<char, 8> text{};
   std::snprintf(text.data(), text.size(), "%04o", mode & 07777U);
   return text.data();
-}
-
-/// The sockets that a client tries, in its order.
-std::vector<std::string> candidates(const Globals& globals) {
-  const char* variable = std::getenv("SHMSTORE_SOCKET");
-  if (!globals.socket.empty()) return {globals.socket};
-  if (variable != nullptr && *variable != '\0') return {variable};
-  const char* runtime = std::getenv("XDG_RUNTIME_DIR");
-  const std::string user = runtime != nullptr && *runtime != '\0'
-                               ? std::string(runtime) + "/shmstore/socket"
-                               : "/tmp/shmstore-" + std::to_string(getuid()) + "/socket";
-  return {"/run/shmstore/socket", user};
 }
 
 Check socket_check(const std::string& path) {
@@ -60,15 +50,10 @@ Check socket_check(const std::string& path) {
           "its mode alone decides who connects"};
 }
 
-bool final_path(const Globals& globals) {
-  const char* variable = std::getenv("SHMSTORE_SOCKET");
-  return !globals.socket.empty() || (variable != nullptr && *variable != '\0');
-}
-
 Check unreachable_check(const Globals& globals, const shmstore::Error& error) {
   const std::string text = std::string(to_string(error.code)) + ": " + error.text;
   if (error.code != ErrorCode::disconnected) return {Level::fail, "daemon", text, ""};
-  if (final_path(globals)) {
+  if (is_final(globals)) {
     return {Level::fail, "daemon", text,
             "start it, or unset SHMSTORE_SOCKET and leave out --socket"};
   }
@@ -153,6 +138,7 @@ void add_daemon_checks(Client& client, std::vector<Check>& checks) {
   checks.push_back(capacity_check(*status));
   checks.push_back(daemon_descriptor_check(*status));
   checks.push_back(daemon_cgroup_check(*status));
+  checks.push_back(surroundings_check(static_cast<pid_t>(status->pid)));
   checks.push_back(selfcheck_check(client));
 }
 
@@ -194,8 +180,11 @@ void print_checks_json(const std::vector<Check>& checks, bool ok) {
 
 int run_doctor(const Globals& globals) {
   std::vector<Check> checks;
-  for (const std::string& path : candidates(globals)) checks.push_back(socket_check(path));
+  for (const std::string& path : candidate_sockets(globals)) checks.push_back(socket_check(path));
   Result<Client> client = connect(globals);
+  for (Check& check : store_checks(globals, client ? client->socket_path() : "")) {
+    checks.push_back(std::move(check));
+  }
   if (client) {
     add_daemon_checks(*client, checks);
   } else {

@@ -51,20 +51,48 @@ std::vector<Survivor> memory_holders(const std::vector<pid_t>& living,
   return holders;
 }
 
-/// True when every lease belongs to a process that lives, or to a handle under way.
-Result<bool> holders_alive(Client& client, const std::vector<ArrayInfo>& arrays) {
+/// Who holds the listed arrays.
+struct Holdings {
+  bool alive = true;  ///< Every lease belongs to a living process or a handle under way.
+  std::set<std::string> handles;  ///< Ids of arrays that only handles under way hold.
+};
+
+Result<Holdings> find_holdings(Client& client, const std::vector<ArrayInfo>& arrays) {
+  Holdings found;
   for (const ArrayInfo& info : arrays) {
     if (info.leases == 0) continue;
     Result<std::string> reply = admin_on(client, "holders", "%" + info.id);
-    if (!reply && reply.error().code == shmstore::ErrorCode::not_found) return false;
+    if (!reply && reply.error().code == shmstore::ErrorCode::not_found) {
+      found.alive = false;  // it went meanwhile: look again
+      continue;
+    }
     if (!reply) return reply.error();
     Result<std::vector<shmstore::Holder>> holders = parse_holders(*reply);
     if (!holders) return holders.error();
+    bool by_process = info.kept;
     for (const shmstore::Holder& holder : *holders) {
-      if (holder.pid != 0 && !is_alive(static_cast<pid_t>(holder.pid))) return false;
+      by_process |= holder.pid != 0;
+      if (holder.pid != 0 && !is_alive(static_cast<pid_t>(holder.pid))) found.alive = false;
     }
+    if (!by_process && !holders->empty()) found.handles.insert(info.id);
   }
-  return true;
+  return found;
+}
+
+/// Takes what only handles hold out of what has leaked.
+void set_apart(Leftovers& left, const Holdings& holdings) {
+  HandedOver& over = left.handed_over;
+  std::erase_if(left.listed, [&](const ArrayInfo& info) {
+    if (!holdings.handles.contains(info.id)) return false;
+    over.bytes += info.nbytes;
+    over.leases += info.leases;
+    over.listed.push_back(info);
+    return true;
+  });
+  left.arrays = above(left.arrays, over.listed.size());
+  left.bytes = above(left.bytes, over.bytes);
+  left.leases = above(left.leases, over.leases);
+  left.descriptors = above(left.descriptors, over.listed.size());
 }
 
 /// The numbers of `status` that matter here.
@@ -114,11 +142,12 @@ Result<Leftovers> look(Client& client, const PrivateDaemon& daemon,
   // Deleted arrays that somebody holds are in no list.
   if (left.arrays > left.listed.size()) left.bytes = std::max(left.bytes, books->used);
   left.descriptors = above(books->descriptors, descriptors_before);
-  Result<bool> alive = holders_alive(client, left.listed);
-  if (!alive) return alive.error();
+  Result<Holdings> holdings = find_holdings(client, left.listed);
+  if (!holdings) return holdings.error();
+  set_apart(left, *holdings);
   const bool sessions_explained = above(books->sessions, 1) <= living.size();
   const bool memory_explained = books->pinned == 0 || !left.survivors.empty();
-  left.settled = *alive && sessions_explained && memory_explained && books->freeing == 0;
+  left.settled = holdings->alive && sessions_explained && memory_explained && books->freeing == 0;
   return left;
 }
 
@@ -164,8 +193,15 @@ Result<Leftovers> find_leftovers(const PrivateDaemon& daemon, std::uint64_t desc
 }
 
 std::vector<std::string> leftovers_text(const Leftovers& left, bool colour) {
-  if (left.nothing()) return {paint(Style::green, "nothing leaked", colour)};
   std::vector<std::string> lines;
+  if (const HandedOver& over = left.handed_over; !over.listed.empty()) {
+    lines.push_back(count_text(over.listed.size(), "array") + ", " + bytes_twice(over.bytes) +
+                    ", handed over and not taken: freed within the grace time, no leak");
+  }
+  if (left.nothing()) {
+    lines.insert(lines.begin(), paint(Style::green, "nothing leaked", colour));
+    return lines;
+  }
   lines.push_back(paint(Style::red, "leaked", colour) + " " + count_text(left.arrays, "array") +
                   ", " + bytes_twice(left.bytes) + ", " + count_text(left.leases, "lease") + ", " +
                   count_text(left.descriptors, "descriptor"));
@@ -198,6 +234,8 @@ std::string leftovers_json(const Leftovers& left, int exit_status) {
                       {"leaked_bytes", std::to_string(left.bytes)},
                       {"leaked_leases", std::to_string(left.leases)},
                       {"leaked_fds", std::to_string(left.descriptors)},
+                      {"handed_over_arrays", std::to_string(left.handed_over.listed.size())},
+                      {"handed_over_bytes", std::to_string(left.handed_over.bytes)},
                       {"arrays", json_array(names)},
                       {"survivors", json_array(survivors)},
                       {"settled", left.settled ? "true" : "false"}});

@@ -20,7 +20,16 @@ struct Survivor {
   std::uint64_t bytes = 0;
 };
 
+/// Handles that were pickled and not opened: the store keeps their arrays for a grace time and
+/// frees them then. Pools end with some under way; nothing of that is lost.
+struct HandedOver {
+  std::vector<shmstore::ArrayInfo> listed;
+  std::uint64_t bytes = 0;
+  std::uint64_t leases = 0;
+};
+
 struct Leftovers {
+  HandedOver handed_over;  ///< Not counted below.
   std::uint64_t arrays = 0;
   std::vector<shmstore::ArrayInfo> listed;  ///< Those of them that have not been deleted.
   std::uint64_t bytes = 0;  ///< Of the arrays, and of arrays gone that survivors still map.

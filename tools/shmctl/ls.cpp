@@ -109,6 +109,11 @@ int print_list_json(shmstore::Client& client, const LsOptions& options) {
 }  // namespace
 
 int run_ls(const Globals& globals, const LsOptions& options) {
+  if (options.prefix.starts_with('/')) {  // no name does; a shell may have expanded ~user/
+    Result<std::string> why = shmstore::Client::resolve_name(
+        options.prefix + (options.prefix.ends_with('/') ? "any" : ""));
+    if (!why) return fail(why.error());
+  }
   Result<shmstore::Client> client = connect(globals);
   if (!client) return fail(client.error());
   if (globals.json) return print_list_json(*client, options);

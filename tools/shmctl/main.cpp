@@ -337,6 +337,11 @@ void CommandLine::add_store_commands() {
   act(add("doctor", "Check the machine and the daemon, and say what to do", "doctor"), &run_doctor);
   act(add("metrics", "Counters in OpenMetrics text", "metrics"), &run_metrics);
   act(add("selfcheck", "Let the daemon check its own books", "selfcheck"), &run_selfcheck);
+
+  auto stop = std::make_shared<StopOptions>();
+  CLI::App& stop_command = add("stop", "End the daemon; its arrays go with it", "stop");
+  stop_command.add_flag("--all", stop->all, "All daemons of this user, wherever they listen");
+  act(stop_command, stop, &run_stop);
 }
 
 void CommandLine::add_other_commands() {

@@ -39,6 +39,7 @@ _shmctl_options() {
         seal) echo "$globals --hard --wait" ;;
         repair) echo "$globals --wait" ;;
         keep) echo "$globals --ttl" ;;
+        stop) echo "$globals --all" ;;
         wait) echo "$globals --timeout --newer-than" ;;
         *) echo "$globals" ;;
     esac
@@ -46,7 +47,7 @@ _shmctl_options() {
 
 _shmctl() {
     local commands='status ls info who watch top create import export rm seal repair chmod keep
-        unkeep wait gc doctor metrics selfcheck run completion'
+        unkeep wait gc doctor metrics selfcheck stop run completion'
     local dtypes='bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64
         complex64 complex128'
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}

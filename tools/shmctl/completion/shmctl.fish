@@ -38,6 +38,7 @@ complete -c shmctl -n __fish_use_subcommand -a gc -d 'Give unused memory back to
 complete -c shmctl -n __fish_use_subcommand -a doctor -d 'Check the machine and the daemon'
 complete -c shmctl -n __fish_use_subcommand -a metrics -d 'Counters in OpenMetrics text'
 complete -c shmctl -n __fish_use_subcommand -a selfcheck -d 'Let the daemon check its own books'
+complete -c shmctl -n __fish_use_subcommand -a stop -d 'End the daemon'
 complete -c shmctl -n __fish_use_subcommand -a run -d 'Run a command with a private store'
 complete -c shmctl -n __fish_use_subcommand -a completion -d 'Print a completion script'
 
@@ -66,6 +67,7 @@ complete -c shmctl -n '__shmctl_in create import seal' -l hard -d 'The kernel re
 complete -c shmctl -n '__shmctl_in create import keep' -l ttl -x -d 'Seconds to keep it'
 complete -c shmctl -n '__shmctl_in create import' -l no-keep -d 'Do not keep it'
 complete -c shmctl -n '__shmctl_in seal' -l wait -x -d 'Seconds to wait for other writers'
+complete -c shmctl -n '__shmctl_in stop' -l all -d 'All daemons of this user'
 complete -c shmctl -n '__shmctl_in repair' -l wait -x -d 'Seconds to wait for who repairs it'
 complete -c shmctl -n '__shmctl_in wait' -l timeout -x -d 'Seconds after which to give up'
 complete -c shmctl -n '__shmctl_in wait' -l newer-than -x -d 'Wait for a version above this one'

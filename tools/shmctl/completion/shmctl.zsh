@@ -33,6 +33,7 @@ _shmctl() {
         'doctor:check the machine and the daemon'
         'metrics:counters in OpenMetrics text'
         'selfcheck:let the daemon check its own books'
+        'stop:end the daemon'
         'run:run a command with a private store'
         'completion:print the completion script of a shell'
     )
@@ -87,6 +88,7 @@ _shmctl() {
                     _arguments $globals '--timeout[give up after this long]:seconds:' \
                         '--newer-than[wait for a version above this one]:version:' \
                         '1:name:_shmctl_names' ;;
+                stop) _arguments $globals '--all[all daemons of this user]' ;;
                 run)
                     local at=${words[(i)--]}
                     if ((at < CURRENT)); then  # another command's line
