@@ -12,6 +12,7 @@ import sys
 import pytest
 from conftest import PATIENCE, SHMCTL, SHMSTORED, environment, shmctl, wait_until
 from test_shmctl_run import ended
+from test_shmctl_usage import ROOT
 
 SYSTEM_STORE = os.path.exists("/run/shmstore/socket")
 
@@ -154,3 +155,69 @@ def test_stores_of_cron_and_session_are_found_and_told_apart():
     # Who starts a private store beside the machine's, which is down, says so; others do not.
     assert "the machine's is installed but does not run" in answers["notes"][0]
     assert answers["notes"][1] == ""
+
+
+BESIDE_A_USER_MANAGER = """
+import json, os, subprocess, sys, time
+manager, root, shmctl, shmstored = sys.argv[1:]
+subprocess.check_call(["mount", "-t", "tmpfs", "-o", "mode=755", "none", "/run"])
+for folder in ("/run/systemd/system", "/run/user/0", "/run/config/systemd/user"):
+    os.makedirs(folder, 0o700)
+os.environ.update(XDG_RUNTIME_DIR="/run/user/0", XDG_CONFIG_HOME="/run/config")
+for name in ("shmstored.socket", "shmstored.service"):
+    source = f"{root}/systemd/user/{name}" + (".in" if name.endswith("service") else "")
+    text = open(source).read().replace("@bindir@/shmstored", shmstored)
+    open(f"/run/config/systemd/user/{name}", "w").write(text)
+systemd = subprocess.Popen([manager, "--user"], stdout=2)
+while not os.path.exists("/run/user/0/systemd/private"):
+    if systemd.poll() is not None:
+        sys.exit(77)
+    time.sleep(0.01)
+def ctl(*line):
+    return subprocess.run([shmctl, *line], capture_output=True, text=True).stdout
+def pid():
+    return json.loads(ctl("status", "--json"))["pid"]
+def unit_of(pid):
+    return open(f"/proc/{pid}/cgroup").read()
+def user_socket(verb):
+    subprocess.check_call(["systemctl", "--user", verb, "shmstored.socket"])
+ctl("create", "x", "--shape", "3", "--dtype", "f8")
+first = pid()
+answers = dict(started_in=unit_of(first), own=unit_of("self"))
+user_socket("start")                                    # takes the path; the store has it back
+deadline = time.monotonic() + 60
+while not (names := ctl("ls", "-1")) and time.monotonic() < deadline:
+    time.sleep(0.01)
+answers.update(first=first, then=pid(), names=names)
+ctl("stop")
+user_socket("stop")
+user_socket("start")
+ctl("create", "y", "--shape", "3", "--dtype", "f8")     # the other order: one store, the unit's
+answers.update(unit=unit_of(pid()))
+ctl("stop")
+systemd.terminate()
+print(json.dumps(answers))
+"""
+
+
+def test_a_store_beside_a_user_manager_is_one_and_outlives_its_starter():
+    manager = "/usr/lib/systemd/systemd"
+    alone = ["unshare", "--mount", "--pid", "--fork", "--mount-proc"]
+    if not os.path.exists(manager) or not os.path.exists("/usr/bin/systemd-run"):
+        pytest.skip("systemd is not installed")
+    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this user may not make namespaces")
+    if any(program.startswith("/run/") for program in (SHMCTL, SHMSTORED, sys.executable)):
+        pytest.skip("the programs would be hidden")
+    line = [*alone, sys.executable, "-c", BESIDE_A_USER_MANAGER, manager, str(ROOT), SHMCTL]
+    done = subprocess.run(
+        [*line, SHMSTORED], env=environment(), capture_output=True, text=True, timeout=300
+    )
+    if done.returncode == 77:
+        pytest.skip("no user manager can run here")
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout.splitlines()[-1])
+    assert answers["started_in"] != answers["own"]
+    assert "run-" in answers["started_in"]
+    assert answers["then"] == answers["first"] and answers["names"] == "x\n"
+    assert "shmstored.service" in answers["unit"]
