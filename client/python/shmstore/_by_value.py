@@ -2,8 +2,8 @@
 
 A handle is for a process that runs now. In a file it outlives the array, so a program that writes
 one is told, once. Nobody tells an object that is pickled where it goes. But the pickler was made a
-moment ago, and the garbage collector knows it and what it writes to. Looking takes 10 to 100 µs, so
-it is done at most every 50 ms. Not seen are files that somebody writes from a pickle in memory,
+moment ago, and the garbage collector knows it and what it writes to. Looking takes up to half a
+millisecond, so it is done at most every 100 ms. Not seen are files that somebody writes from a pickle in memory,
 except by the modules in ``_WRITERS``, and anything on builds of Python that have no generations of
 garbage.
 """
@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, Optional
 
-_LOOK_AGAIN_S = 0.05
+_LOOK_AGAIN_S = 0.1
 
 #: Functions that pickle into memory for a file, by module.
 _WRITERS = {"shelve": "__setitem__", "torch.serialization": "save"}
