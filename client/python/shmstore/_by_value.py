@@ -3,9 +3,9 @@
 A handle is for a process that runs now. In a file it outlives the array, so a program that writes
 one is told, once. Nobody tells an object that is pickled where it goes. But the pickler was made a
 moment ago, and the garbage collector knows it and what it writes to. Looking takes up to half a
-millisecond, so it is done at most every 100 ms. Not seen are files that somebody writes from a pickle in memory,
-except by the modules in ``_WRITERS``, and anything on builds of Python that have no generations of
-garbage.
+millisecond, so it is done at most every 100 ms. Not seen are files that somebody writes from a
+pickle in memory, except by the modules in ``_WRITERS``, and anything on builds of Python that have
+no generations of garbage.
 """
 
 from __future__ import annotations
