@@ -212,6 +212,12 @@ Result<json> list_all(client_internal::State& state, json request) {
   }
 }
 
+Result<ArrayInfo> info_of(client_internal::State& state, const json& request) {
+  Result<std::string> reply = ask(state, Op::info, request);
+  if (!reply) return reply.error();
+  return parsed(*reply, read_info);
+}
+
 /// An operation on one name whose answer says nothing.
 Result<void> act(client_internal::State& state, Op op, std::string_view name) {
   Result<json> request = target(name);
@@ -277,10 +283,12 @@ Result<ArrayInfo> Client::info(std::string_view name) {
   return guarded([&]() -> Result<ArrayInfo> {
     Result<json> request = target(name);
     if (!request) return request.error();
-    Result<std::string> reply = ask(*state_, Op::info, *request);
-    if (!reply) return reply.error();
-    return parsed(*reply, read_info);
+    return info_of(*state_, *request);
   });
+}
+
+Result<ArrayInfo> Client::info(ArrayId id) {
+  return guarded([&] { return info_of(*state_, json{{"id", std::to_string(id.raw)}}); });
 }
 
 Result<bool> Client::exists(std::string_view name) {

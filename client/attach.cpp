@@ -44,6 +44,9 @@ Result<std::unique_ptr<Lease>> attach(const std::shared_ptr<State>& state,
   Call call(protocol::Op::attach);
   call.add(request).add_text(name);
   call.server_wait = options.timeout;
+  const std::string subject =
+      "array " + (name.empty() ? std::to_string(request.id) : "'" + std::string(name) + "'");
+  call.waits_for = subject;
   Result<std::shared_ptr<Connection>> connection = state->call(call);
   if (!connection) return connection.error();
   if (Result<void> adopted = lease->adopt(std::move(*connection), call); !adopted) {
@@ -98,6 +101,8 @@ Result<std::uint64_t> Client::wait(std::string_view name, std::uint64_t newer_th
     Call call(protocol::Op::wait);
     call.add(request).add_text(parsed->name);
     call.server_wait = timeout;
+    const std::string subject = "array '" + parsed->name + "'";
+    call.waits_for = subject;
     Result<std::shared_ptr<Connection>> done = state_->call(call);
     if (!done) return done.error();
     protocol::WaitReply reply;

@@ -43,6 +43,8 @@ Result<std::shared_ptr<Connection>> call_cached(client_internal::State& state, C
   request.name_bytes = static_cast<std::uint16_t>(key.name.size());
   call.add(request).add_text(key.name);
   call.server_wait = timeout;
+  const std::string subject = "array '" + key.name + "'";
+  call.waits_for = subject;
   call.loads = &key;
   return state.call(call);
 }

@@ -22,6 +22,10 @@ using protocol::Op;
 
 /// Deadlines beyond this are none; keeps sums within the clock's range.
 constexpr std::chrono::hours kLongest{24 * 365 * 10};
+/// How long nothing may come from the daemon before it is asked whether it is there.
+constexpr std::chrono::seconds kAskAfter{5};
+/// How long the daemon may take to answer after its caller has been interrupted.
+constexpr std::chrono::seconds kCancelGuard{2};
 /// Sleep of a parked call that nobody can interrupt.
 constexpr std::chrono::milliseconds kLongSlice{1000};
 
@@ -116,7 +120,10 @@ Connection::Connection(UninheritedFd socket, const protocol::HelloReply& hello)
     : socket_(std::move(socket)), hello_(hello) {}
 
 Result<void> Connection::call(Call& call, const Interrupted& interrupted) {
-  if (Result<void> sent = send(call, interrupted); !sent) return sent;
+  if (Result<void> sent = send(call, interrupted); !sent) {
+    do_chores();  // Waiting for room may have made some.
+    return sent;
+  }
   await(call, interrupted);
   return conclude(call);
 }
@@ -127,7 +134,7 @@ Result<void> Connection::send(Call& call, const Interrupted& interrupted) {
                                                        std::to_string(call.request_bytes_) +
                                                        " bytes, at most 65536 fit into a message");
   }
-  if (has_chores_.load(std::memory_order_relaxed)) do_chores();
+  do_chores();
   for (;;) {
     switch (try_send(call)) {
       case Sent::yes: call.silent_after_.reset(); return {};
@@ -168,7 +175,7 @@ Result<void> Connection::wait_for_room(Call& call, const Interrupted& interrupte
   if ((waiting.revents & POLLIN) != 0) {
     std::unique_lock lock(mutex_);
     if (!reading_ && !broken_) {
-      read_one(lock, MSG_DONTWAIT);
+      read_one(lock, false);
       promote();
     }
   }
@@ -188,6 +195,12 @@ void Connection::await(Call& call, const Interrupted& interrupted) {
   while (call.outcome_ == Call::Outcome::none) {
     const bool progress =
         reading_ ? park(call, lock, static_cast<bool>(interrupted)) : read_one(lock);
+    // The reader sends what is queued: other threads may not come here again for hours.
+    if (!reading_ && has_chores_.load(std::memory_order_relaxed)) {
+      lock.unlock();
+      do_chores();
+      lock.lock();
+    }
     if (progress || call.outcome_ != Call::Outcome::none) continue;
     if (!reading_) promote();
     lock.unlock();
@@ -197,7 +210,7 @@ void Connection::await(Call& call, const Interrupted& interrupted) {
   }
   if (!reading_) promote();
   lock.unlock();
-  if (has_chores_.load(std::memory_order_relaxed)) do_chores();
+  finish_chores();
 }
 
 /// Sleeps until the leader has something for this call, or leaves. False when a slice has passed
@@ -212,15 +225,21 @@ bool Connection::park(Call& call, std::unique_lock<std::mutex>& lock, bool has_c
   return status == std::cv_status::no_timeout;
 }
 
-/// Reads and hands on one frame as the leader. False when a slice passed or a signal came.
-bool Connection::read_one(std::unique_lock<std::mutex>& lock, int flags) {
+/// Reads and hands on one frame as the leader. False when a slice passed, a signal came, or there
+/// is room to send what is queued.
+bool Connection::read_one(std::unique_lock<std::mutex>& lock, bool waits) {
   reading_ = true;
+  const bool or_room = chores_want_room_;
   lock.unlock();
   Frame frame;
-  const Received received = receive_frame(socket_.fd(), buffer_, frame, flags);
+  Received received = waits ? wait_for_frame(socket_.fd(), or_room) : Received::frame;
+  if (received == Received::frame) received = receive_frame(socket_.fd(), buffer_, frame);
   if (received == Received::frame) pass_kill_point(op_of(frame.header), Step::after_reply);
   lock.lock();
-  if (received == Received::frame) take_in(frame, lock);
+  if (received == Received::frame) {
+    heard_at_ = std::chrono::steady_clock::now();
+    take_in(frame, lock);
+  }
   if (received == Received::closed || received == Received::garbage) fail_all();
   reading_ = false;
   return received != Received::nothing && received != Received::signal;
@@ -231,12 +250,12 @@ void Connection::take_in(Frame& frame, std::unique_lock<std::mutex>& lock) {
   MapOutcome map;
   UninheritedFd kept;
   if (call != nullptr && frame.descriptor.valid()) {
-    const bool keeps = call->keep_descriptor, dont_fork = call->dont_fork;
+    const bool keeps = call->keep_descriptor;
     lock.unlock();  // reading_ keeps the others from overtaking this frame.
     if (keeps) {
-      keep(frame, kept);
+      kept = std::move(frame.descriptor);
     } else {
-      map = map_descriptor(frame, dont_fork);
+      map = map_descriptor(frame);
     }
     lock.lock();
     call = waiting_.find(frame.header.request);
@@ -252,24 +271,19 @@ void Connection::take_in(Frame& frame, std::unique_lock<std::mutex>& lock) {
   }
 }
 
-/// From here on, not when the caller wakes up, children forked by other threads do not have it.
-void Connection::keep(Frame& frame, UninheritedFd& kept) noexcept {
-  try {
-    kept = UninheritedFd(frame.descriptor.release());
-  } catch (const std::bad_alloc&) {
-    frame.descriptor_lost = true;
-  }
-}
-
-MapOutcome Connection::map_descriptor(Frame& frame, bool dont_fork) const noexcept {
+MapOutcome Connection::map_descriptor(const Frame& frame) const noexcept {
   ArrayBody body;
   if (frame.header.status != 0 || !read_array_body(frame.body, body)) return {};
-  const SegmentView view{hello_.store_id, body.segment,       body.offset,
-                         body.bytes,      body.segment_bytes, static_cast<Access>(body.access),
-                         dont_fork};
+  const SegmentView view{hello_.store_id,
+                         body.segment,
+                         body.offset,
+                         body.bytes,
+                         body.segment_bytes,
+                         static_cast<Access>(body.access),
+                         false};
   const Op op = op_of(frame.header);
   pass_kill_point(op, Step::before_map);
-  MapOutcome outcome = MappingCache::instance().install(view, std::move(frame.descriptor));
+  MapOutcome outcome = MappingCache::instance().install(view, frame.descriptor);
   pass_kill_point(op, Step::after_map);
   return outcome;
 }
@@ -335,18 +349,30 @@ void Connection::promote() noexcept {
 void Connection::look_around(Call& call, const Interrupted& interrupted) {
   if (call.interruptible && !call.cancelled_ && is_interrupted(interrupted)) {
     call.cancelled_ = true;
-    const Chore chore{Op::cancel, {}, Access::read, call.header_.request, {}};
-    if (post(chore, unread_.size()) == Posted::full) {
-      const std::lock_guard lock(mutex_);
-      add_chore(chore);
-    }
-    call.server_wait = std::chrono::milliseconds(0);
-    call.silent_after_.reset();
+    post_or_queue({Op::cancel, {}, Access::read, call.header_.request, {}});
+    call.silent_after_ = std::chrono::steady_clock::now() + kCancelGuard;
   }
-  if (!call.server_wait || *call.server_wait > kLongest) return;
   const auto now = std::chrono::steady_clock::now();
-  if (!call.silent_after_) call.silent_after_ = now + *call.server_wait + kGuard;
-  if (now >= *call.silent_after_) give_up(call);
+  const bool endless = !call.server_wait || *call.server_wait > kLongest;
+  if (!call.silent_after_ && !endless) call.silent_after_ = now + *call.server_wait + kGuard;
+  const bool late = call.silent_after_ && now >= *call.silent_after_;
+  if (!late && !is_silent(now)) return;
+  if (!call.cancelled_) post_or_queue({Op::cancel, {}, Access::read, call.header_.request, {}});
+  give_up(call);
+}
+
+/// Whether the daemon is there at all. A wait may last for hours, but its answer to a ping does not
+/// take long: nothing for kGuard means that it is stopped or hangs.
+bool Connection::is_silent(std::chrono::steady_clock::time_point now) noexcept {
+  {
+    const std::lock_guard lock(mutex_);
+    if (now - heard_at_ < kAskAfter) return false;
+    if (asked_at_ > heard_at_) return now - asked_at_ >= kGuard;
+    asked_at_ = now;
+  }
+  // No matter if there is no room for it: then there are requests that it has not answered.
+  static_cast<void>(post({Op::ping, {}, Access::read, 0, {}}, unread_.size()));
+  return false;
 }
 
 void Connection::give_up(Call& call) noexcept {
@@ -380,7 +406,9 @@ Result<void> Connection::conclude(Call& call) {
     case Call::Outcome::lost: return gone_error();
     case Call::Outcome::silent:
       if (call.cancelled_) return interrupted_error();
-      return make_error(ErrorCode::timed_out, "the daemon has not answered for 10 s");
+      return make_error(ErrorCode::timed_out,
+                        "the daemon does not answer: it has sent nothing for 10 s, so it is "
+                        "stopped or hangs; shmctl status answers when it is back");
     case Call::Outcome::no_memory:
       return_grant(call);
       return make_error(ErrorCode::no_capacity, "out of memory");
@@ -418,6 +446,7 @@ union ChoreRequest {
 }  // namespace
 
 std::size_t Connection::write_chore(const Chore& chore, void* target) noexcept {
+  if (chore.op == Op::ping) return 0;
   if (chore.op == Op::cancel) {
     const protocol::CancelRequest request{chore.cancels};
     std::memcpy(target, &request, sizeof request);
@@ -470,6 +499,13 @@ Connection::Posted Connection::post(const Chore& chore, std::size_t unread_max) 
   return Posted::closed;
 }
 
+void Connection::post_or_queue(const Chore& chore) noexcept {
+  if (post(chore, unread_.size()) != Posted::full) return;
+  const std::lock_guard lock(mutex_);
+  chores_want_room_ = unread_count_ < unread_.size();  // Else replies have to be read first.
+  add_chore(chore);
+}
+
 /// As post(), but waits for the reply (and so for all earlier ones) when too many are unread.
 void Connection::post_or_call(const Chore& chore) noexcept {
   if (post(chore, kUnreadMax) != Posted::full) return;
@@ -487,9 +523,9 @@ void Connection::post_or_call(const Chore& chore) noexcept {
   if (sealed_meanwhile) post_or_call({Op::release, chore.id, Access::read, 0, {}});
 }
 
-void Connection::add_chore(Chore chore) noexcept {
+void Connection::add_chore(const Chore& chore) noexcept {
   try {
-    chores_.push_back(std::move(chore));
+    chores_.push_back(chore);
     has_chores_.store(true, std::memory_order_relaxed);
   } catch (const std::bad_alloc&) {
     fail_all();  // What cannot be given back singly is given back with the session.
@@ -497,16 +533,27 @@ void Connection::add_chore(Chore chore) noexcept {
 }
 
 void Connection::do_chores() noexcept {
+  if (!has_chores_.load(std::memory_order_relaxed)) return;
   std::vector<Chore> chores;
   {
     const std::lock_guard lock(mutex_);
     chores.swap(chores_);
     has_chores_.store(false, std::memory_order_relaxed);
+    chores_want_room_ = false;
   }
-  for (Chore& chore : chores) {
-    if (post(chore, unread_.size()) != Posted::full) continue;
-    const std::lock_guard lock(mutex_);
-    add_chore(std::move(chore));
+  for (const Chore& chore : chores) post_or_queue(chore);
+}
+
+/// At the end of a call: what is queued is sent now, for there may be no other call. If another
+/// thread reads, it does that. A daemon that does not read is not waited for: nobody here wants
+/// anything of it.
+void Connection::finish_chores() noexcept {
+  const auto deadline = std::chrono::steady_clock::now() + kLongSlice;
+  for (do_chores(); has_chores_.load(std::memory_order_relaxed); do_chores()) {
+    std::unique_lock lock(mutex_);
+    if (reading_ || broken_ || std::chrono::steady_clock::now() > deadline) return;
+    read_one(lock);
+    promote();
   }
 }
 

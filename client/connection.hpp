@@ -7,10 +7,14 @@
 /// passes the lead on.
 ///
 /// Requests without a waiter (releases by destructors, cancel) are sent and forgotten; whoever
-/// reads next consumes their replies.
+/// reads next consumes their replies. Those that cannot be sent at once are queued (chores): the
+/// leader sends them, or the thread whose call ends.
+///
+/// A call that waits without a limit asks the daemon now and then whether it is there (ping).
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
@@ -60,8 +64,8 @@ class Call {
   // Set before the call.
   std::optional<std::chrono::milliseconds> server_wait{0};  ///< The daemon's deadline; none: never.
   bool interruptible = true;
+  std::string_view waits_for;            ///< What the user may wonder about when it takes long.
   bool keep_descriptor = false;          ///< Hand the descriptor over unmapped.
-  bool dont_fork = false;                ///< Map it so that forked children do not inherit it.
   QualifiedName const* loads = nullptr;  ///< `cached`: the key, to give up an unwanted role.
 
   // Valid after a successful call.
@@ -184,24 +188,26 @@ class Connection {
   Result<void> wait_for_room(Call& call, const Interrupted& interrupted);
   void await(Call& call, const Interrupted& interrupted);
   bool park(Call& call, std::unique_lock<std::mutex>& lock, bool has_callback);
-  bool read_one(std::unique_lock<std::mutex>& lock, int flags = 0);
+  bool read_one(std::unique_lock<std::mutex>& lock, bool waits = true);
   void take_in(Frame& frame, std::unique_lock<std::mutex>& lock);
-  static void keep(Frame& frame, UninheritedFd& kept) noexcept;
-  MapOutcome map_descriptor(Frame& frame, bool dont_fork) const noexcept;
+  MapOutcome map_descriptor(const Frame& frame) const noexcept;
   void deliver(Call& call, Frame& frame, MapOutcome& map, UninheritedFd& kept) noexcept;
   void take_stray(const Frame& frame);
   void promote() noexcept;
   void look_around(Call& call, const Interrupted& interrupted);
+  bool is_silent(std::chrono::steady_clock::time_point now) noexcept;
   void give_up(Call& call) noexcept;
   void fail_all() noexcept;
   Result<void> conclude(Call& call);
   void return_grant(Call& call);
   static Chore undo(protocol::Op op, const protocol::ArrayBody& body, const QualifiedName& loads);
   static std::size_t write_chore(const Chore& chore, void* target) noexcept;
-  void add_chore(Chore chore) noexcept;
+  void add_chore(const Chore& chore) noexcept;
   Posted post(const Chore& chore, std::size_t unread_max) noexcept;
+  void post_or_queue(const Chore& chore) noexcept;
   void post_or_call(const Chore& chore) noexcept;
   void do_chores() noexcept;
+  void finish_chores() noexcept;
 
   // Constant.
   UninheritedFd socket_;
@@ -214,6 +220,8 @@ class Connection {
   mutable std::mutex mutex_;
   std::atomic<bool> broken_{false};  ///< Set under mutex_.
   bool reading_ = false;             ///< Somebody is the leader.
+  std::chrono::steady_clock::time_point heard_at_ = std::chrono::steady_clock::now();
+  std::chrono::steady_clock::time_point asked_at_;  ///< When the last ping was sent.
   CallList waiting_;
   static constexpr std::size_t kUnreadMax = 32;
   std::array<Unread, 2 * kUnreadMax> unread_;
@@ -221,6 +229,7 @@ class Connection {
   std::vector<Orphan> orphans_;
   std::vector<Chore> chores_;
   std::atomic<bool> has_chores_{false};
+  bool chores_want_room_ = false;  ///< The socket was full for some of them.
 
   FrameBuffer buffer_;  ///< The leader's.
 };

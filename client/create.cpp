@@ -94,7 +94,7 @@ Result<std::unique_ptr<Lease>> create(const std::shared_ptr<State>& state, Creat
   call.add_text(what.name.name).add_text(what.dtype.text());
   call.add_text(options.attrs);
   call.server_wait = options.timeout;
-  call.dont_fork = what.dont_fork;
+  call.waits_for = "room for an array";
   call.keep_descriptor = !what.content.empty();
   if (call.server_wait) {
     *call.server_wait += std::chrono::milliseconds(what.bytes / kSlowestBytesPerMs);
@@ -133,9 +133,6 @@ Result<AnyArray> Client::put_any(std::string_view name, std::string_view dtype,
                                                          " given, dtype and shape need " +
                                                          std::to_string(what->bytes));
     }
-    // A child that another thread forks meanwhile would inherit the writable map, and the kernel
-    // would refuse the hard seal while it lives. Nobody can know this draft yet, so it need not.
-    what->dont_fork = !options.is_mutable && (options.hard || (options.perms & 077U) != 0);
     what->content = bytes;
     // On an error the draft is aborted by the end of its lease.
     Result<std::unique_ptr<Lease>> lease = client_internal::create(state_, *what, options);

@@ -110,8 +110,9 @@ ForkGuard::~ForkGuard() {
   if (held_) pthread_rwlock_unlock(&g_globals->gate);
 }
 
-UninheritedFd::UninheritedFd(int fd) : fd_(fd), epoch_(process_epoch()) {
-  const ForkGuard guard;
+UninheritedFd::UninheritedFd(int fd) : UninheritedFd(fd, ForkGuard()) {}
+
+UninheritedFd::UninheritedFd(int fd, const ForkGuard&) : fd_(fd), epoch_(process_epoch()) {
   const std::lock_guard lock(g_globals->uninherited_mutex);
   try {
     g_globals->uninherited.push_back(fd);

@@ -8,8 +8,8 @@
 /// The handlers make no round trip and wait for nothing that waits: a thread may sit in a
 /// blocking call for hours while another one forks. They only hold off the moments in which a map
 /// or descriptor exists that no object accounts for yet (ForkGuard), so that a child can always
-/// unmap what it inherited. (One such moment is out of reach: a descriptor that the kernel has
-/// just handed to recvmsg in another thread. A child forked within it keeps that descriptor.)
+/// unmap what it inherited, and has no descriptor of its parent's: a thread waits for a message
+/// with poll(), and takes it, with its descriptor, under the guard.
 ///
 /// Children of a raw clone() run no handlers. A page that the kernel wipes in every child
 /// (MADV_WIPEONFORK) gives them away: their epoch is 0 and every call is disconnected.
@@ -48,6 +48,8 @@ class UninheritedFd {
   UninheritedFd() noexcept = default;
   /// Takes `fd` over. Throws std::bad_alloc, having closed it.
   explicit UninheritedFd(int fd);
+  /// Likewise of a descriptor that was made under `guard`: no child can have it, then.
+  UninheritedFd(int fd, const ForkGuard& guard);
   UninheritedFd(UninheritedFd&& other) noexcept;
   UninheritedFd& operator=(UninheritedFd&& other) noexcept;
   ~UninheritedFd();

@@ -74,8 +74,8 @@ Access Lease::granted_access() const noexcept {
   return writes(access_) && map_.is_sealed() ? Access::read : access_;
 }
 
-SegmentView Lease::view() const noexcept {
-  return {store_id_, segment_, offset_, bytes_, segment_bytes_, access_, false};
+SegmentView Lease::view(Access access) const noexcept {
+  return {store_id_, segment_, offset_, bytes_, segment_bytes_, access, false};
 }
 
 Result<void> Lease::adopt(std::shared_ptr<Connection> connection, Call& call,
@@ -98,23 +98,27 @@ Result<void> Lease::adopt(std::shared_ptr<Connection> connection, Call& call,
   return map(call);
 }
 
-/// Through the descriptor rather than the map: a page that is written whole the kernel need not
-/// clear, and none has to be faulted in. That takes half the time.
+/// Through the descriptor rather than a map: a page that is written whole the kernel need not
+/// clear, and none has to be faulted in. That takes half the time. And what is about to be sealed
+/// is never mapped writable.
 Result<void> Lease::write(Call& call, std::span<const std::byte> content) {
   if (!call.descriptor.valid()) return bad_reply("there is no descriptor with it");
   const UninheritedFd file = std::move(call.descriptor);
-  const bool as_file = may_write_file(offset_ + bytes_);
-  if (as_file) {
+  if (may_write_file(offset_ + bytes_)) {
     if (Result<void> done = write_file(file.fd(), offset_, content); !done) return done;
+  } else {
+    SegmentView passing = view();
+    passing.dont_fork = true;  // The kernel would refuse a hard seal while a child has it.
+    const MapOutcome writable = MappingCache::instance().install(passing, file);
+    if (writable.problem != MapProblem::none) return map_error(writable);
+    std::memcpy(writable.ref.base() + offset_, content.data(), content.size());
   }
-  SegmentView wanted = view();
-  wanted.dont_fork = call.dont_fork;
+  const bool is_draft = array_state_ == shmstore::State::draft;
   pass_kill_point(call.op(), Step::before_map);
-  call.map = MappingCache::instance().install(wanted, file);
+  call.map = is_draft ? MappingCache::instance().install_for_writer(view(Access::read), file)
+                      : MappingCache::instance().install(view(), file);
   pass_kill_point(call.op(), Step::after_map);
-  if (Result<void> mapped = map(call); !mapped) return mapped;
-  if (!as_file) std::memcpy(data_, content.data(), content.size());
-  return {};
+  return map(call);
 }
 
 Result<void> Lease::describe(const ArrayBody& body, std::span<const std::byte> tail) {
@@ -190,6 +194,7 @@ Result<MapOutcome> Lease::fetch_segment() {
 void Lease::forget_map() noexcept {
   data_ = nullptr;
   map_.reset();
+  draft_map_.reset();
 }
 
 Result<void> Lease::release() {

@@ -77,12 +77,19 @@ class Lease {
   Result<UninheritedFd> fetch_descriptor();
   bool is_dropped() const noexcept;
   void forget_map() noexcept;
-  Result<void> swap_map(bool to_private, protocol::Op op);
+  Result<void> swap_map(MapRef& map, bool to_private, protocol::Op op);
+  Result<void> swap_map(MapRef& map, const UninheritedFd& descriptor, bool to_private,
+                        protocol::Op op);
+  Result<void> seal_soft(const SealOptions& options);
+  Result<void> seal_hard(const SealOptions& options);
+  Result<void> follow_seal();
   Result<void> harden(const SealOptions& options);
+  void read_through(MapRef reader) noexcept;
   Result<void> send_seal(bool hard, const SealOptions& options);
   Result<void> handover_inherited(bool once);
   Access granted_access() const noexcept;
-  SegmentView view() const noexcept;
+  SegmentView view() const noexcept { return view(access_); }
+  SegmentView view(Access access) const noexcept;
 
   std::shared_ptr<State> state_;
   std::shared_ptr<Connection> connection_;
@@ -94,6 +101,8 @@ class Lease {
   std::uint64_t offset_ = 0;
   std::uint64_t segment_bytes_ = 0;
   MapRef map_;
+  /// What map_ was before the seal: for pointers that were taken then.
+  MapRef draft_map_;
 };
 
 /// A timeout as the wire says it. Error: invalid_argument for a negative one.

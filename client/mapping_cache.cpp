@@ -52,21 +52,18 @@ bool is_huge_aligned(const void* address) noexcept {
 /// Where the last large map was: most likely free and aligned when the next one is made.
 std::atomic<void*> g_hint{nullptr};
 
-/// mmap at an address at which the kernel can use huge pages. A range larger than needed is
-/// reserved first and its ends are given back; the hint makes that a rare path.
-void* map_aligned(std::size_t bytes, int prot, int flags, int fd) noexcept {
-  if (void* hint = g_hint.load(std::memory_order_relaxed); hint != nullptr) {
-    void* at = mmap(hint, bytes, prot, flags, fd, 0);
-    if (at == MAP_FAILED || is_huge_aligned(at)) return at;
-    munmap(at, bytes);
-  }
+/// Maps at an address at which the kernel can use huge pages. A range larger than needed is
+/// reserved first and its ends are given back. `map(address)` maps over what is there, or anywhere
+/// when it is null.
+template <class Map>
+void* map_in_range(std::size_t bytes, Map&& map) noexcept {
   void* range = mmap(nullptr, bytes + kHugeBytes, PROT_NONE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (range == MAP_FAILED) return mmap(nullptr, bytes, prot, flags, fd, 0);
+  if (range == MAP_FAILED) return map(nullptr);
   auto* const begin = static_cast<std::byte*>(range);
   const std::size_t over = reinterpret_cast<std::uintptr_t>(begin) % kHugeBytes;
   std::byte* const target = begin + (over == 0 ? 0 : kHugeBytes - over);
-  void* at = mmap(target, bytes, prot, flags | MAP_FIXED, fd, 0);
+  void* at = map(target);
   if (at == MAP_FAILED) {
     const int number = errno;
     munmap(range, bytes + kHugeBytes);
@@ -80,6 +77,27 @@ void* map_aligned(std::size_t bytes, int prot, int flags, int fd) noexcept {
   const auto range_end = (end + page - 1) / page * page;
   if (range_end > used) munmap(reinterpret_cast<void*>(used), range_end - used);
   return at;
+}
+
+/// The same for a file; the hint makes the range a rare path.
+void* map_aligned(std::size_t bytes, int prot, int flags, int fd) noexcept {
+  if (void* hint = g_hint.load(std::memory_order_relaxed); hint != nullptr) {
+    void* at = mmap(hint, bytes, prot, flags, fd, 0);
+    if (at == MAP_FAILED || is_huge_aligned(at)) return at;
+    munmap(at, bytes);
+  }
+  return map_in_range(bytes, [&](void* target) {
+    return mmap(target, bytes, prot, target == nullptr ? flags : flags | MAP_FIXED, fd, 0);
+  });
+}
+
+/// A second map of what a shared one maps (that is what an old size of 0 means to mremap).
+void* map_again(void* base, std::size_t bytes) noexcept {
+  const auto again = [&](void* target) {
+    return target == nullptr ? mremap(base, 0, bytes, MREMAP_MAYMOVE)
+                             : mremap(base, 0, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, target);
+  };
+  return bytes >= kHugeBytes ? map_in_range(bytes, again) : again(nullptr);
 }
 
 int protection(Access access) noexcept {
@@ -108,14 +126,18 @@ void* map_file(const SegmentView& view, int fd, int prot, bool is_private) noexc
 
 /// The daemon is trusted, and yet: a map of a file that can shrink would be a SIGBUS to come, and
 /// a writable description behind a read-only array a hole.
-bool fits(const SegmentView& view, int fd) noexcept {
+bool fits(const SegmentView& view, int fd, int mode) noexcept {
   struct stat status {};
   if (fstat(fd, &status) != 0 || status.st_size < 0) return false;
   if (static_cast<std::uint64_t>(status.st_size) < view.segment_bytes) return false;
   const int seals = fcntl(fd, F_GET_SEALS);
   if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) return false;
   const int flags = fcntl(fd, F_GETFL);
-  return flags >= 0 && (flags & O_ACCMODE) == (writes(view.access) ? O_RDWR : O_RDONLY);
+  return flags >= 0 && (flags & O_ACCMODE) == mode;
+}
+
+int mode_of(Access access) noexcept {
+  return writes(access) ? O_RDWR : O_RDONLY;
 }
 
 bool sane(const SegmentView& view) noexcept {
@@ -144,6 +166,7 @@ struct Mapping {
   const std::size_t bytes;
   std::size_t references = 1;  ///< Guarded by the cache's mutex.
   bool shown = false;          ///< Likewise.
+  bool of_writer = false;      ///< Its description can write, whatever the map can.
   std::atomic<bool> is_private{false};
   std::atomic<bool> is_sealed{false};
   // Not inherited by children: guarded by the cache's mutex.
@@ -159,12 +182,12 @@ struct MappingCache::Impl {
   Counts counts;
 
   MapRef find(const Key& key, std::size_t bytes) noexcept;
-  /// REQUIRES: a ForkGuard.
-  MapOutcome map(const SegmentView& view, int fd) noexcept;
+  /// REQUIRES: a ForkGuard, and that the descriptor fits.
+  MapOutcome map(const SegmentView& view, int fd, bool is_private) noexcept;
   void set_staying(Mapping& mapping, bool stays) noexcept;
   void reserve_in_child() noexcept;
   /// Lists a map that was just made, or ends it again if another thread was faster.
-  MapRef add(Mapping* mapping, bool is_private, bool stays) noexcept;
+  MapRef add(Mapping* mapping, bool shows, bool stays) noexcept;
 };
 
 Error map_error(const MapOutcome& outcome) {
@@ -202,6 +225,10 @@ std::byte* MapRef::base() const noexcept {
 
 bool MapRef::writes_through() const noexcept {
   return mapping_ != nullptr && writes(mapping_->key.access) && !mapping_->is_private;
+}
+
+bool MapRef::hinders_hard_seal() const noexcept {
+  return mapping_ != nullptr && mapping_->of_writer && !mapping_->is_private;
 }
 
 void MapRef::mark_sealed() noexcept {
@@ -255,24 +282,26 @@ MapRef MappingCache::find(const SegmentView& view) noexcept {
   return impl_->find(key_of(view), view.segment_bytes);
 }
 
-MapOutcome MappingCache::install(const SegmentView& view, OwnedFd taken) noexcept {
-  const ForkGuard guard;
-  const OwnedFd fd = std::move(taken);  // Closed before the guard goes.
-  return impl_->map(view, fd.get());
-}
-
 MapOutcome MappingCache::install(const SegmentView& view, const UninheritedFd& fd) noexcept {
   const ForkGuard guard;
-  return impl_->map(view, fd.fd());
+  if (!sane(view)) return problem(MapProblem::bad_range);
+  if (!fits(view, fd.fd(), mode_of(view.access))) return problem(MapProblem::bad_descriptor);
+  return impl_->map(view, fd.fd(), view.access == Access::copy);
 }
 
-MapOutcome MappingCache::Impl::map(const SegmentView& view, int fd) noexcept {
+MapOutcome MappingCache::install_for_writer(const SegmentView& view,
+                                            const UninheritedFd& fd) noexcept {
+  const ForkGuard guard;
   if (!sane(view)) return problem(MapProblem::bad_range);
-  if (!fits(view, fd)) return problem(MapProblem::bad_descriptor);
+  if (!fits(view, fd.fd(), O_RDWR)) return problem(MapProblem::bad_descriptor);
+  return impl_->map(view, fd.fd(), true);
+}
+
+MapOutcome MappingCache::Impl::map(const SegmentView& view, int fd, bool is_private) noexcept {
   const Key key = key_of(view);
-  const bool is_private = view.access == Access::copy;
+  const bool shared = view.access != Access::copy;
   MapOutcome outcome;
-  if (!is_private) outcome.ref = find(key, view.segment_bytes);
+  if (shared) outcome.ref = find(key, view.segment_bytes);
   if (outcome.ref.valid()) return outcome;
 
   void* const base = map_file(view, fd, protection(view.access), is_private);
@@ -282,14 +311,50 @@ MapOutcome MappingCache::Impl::map(const SegmentView& view, int fd) noexcept {
     munmap(base, view.segment_bytes);
     return problem(MapProblem::no_memory);
   }
-  outcome.ref = add(mapping, is_private, stays_here(view, is_private));
+  mapping->of_writer = writes(view.access);
+  mapping->is_private = is_private;
+  outcome.ref = add(mapping, shared, stays_here(view, is_private));
   return outcome;
 }
 
-MapRef MappingCache::Impl::add(Mapping* mapping, bool is_private, bool stays) noexcept {
+MapOutcome MappingCache::make_reader(const MapRef& writable, const SegmentView& view) noexcept {
+  const ForkGuard guard;
+  if (!writable.valid() || view.segment_bytes != writable.bytes()) {
+    return problem(MapProblem::bad_range);
+  }
+  const std::size_t bytes = writable.bytes();
+  MapOutcome outcome;
+  outcome.ref = impl_->find(key_of(view), bytes);
+  if (outcome.ref.valid()) return outcome;
+  void* const base = map_again(writable.base(), bytes);
+  if (base == MAP_FAILED) return mmap_problem();
+  if (mprotect(base, bytes, PROT_READ) != 0) {
+    outcome = mmap_problem();
+    munmap(base, bytes);
+    return outcome;
+  }
+  static_cast<void>(madvise(base, bytes, MADV_DOFORK));
+  auto* mapping = new (std::nothrow) Mapping{key_of(view), base, bytes};
+  if (mapping == nullptr) {
+    munmap(base, bytes);
+    return problem(MapProblem::no_memory);
+  }
+  mapping->of_writer = true;
+  outcome.ref = impl_->add(mapping, false, false);
+  return outcome;
+}
+
+void MappingCache::drop_pages(const MapRef& ref) noexcept {
+  // A private map would lose what was written to it.
+  if (ref.hinders_hard_seal()) {
+    static_cast<void>(madvise(ref.base(), ref.bytes(), MADV_DONTNEED));
+  }
+}
+
+MapRef MappingCache::Impl::add(Mapping* mapping, bool shows, bool stays) noexcept {
   const std::lock_guard lock(mutex);
   ++counts.references;
-  if (!is_private) {
+  if (shows) {
     try {
       const auto [at, inserted] = index.try_emplace(mapping->key, mapping);
       if (!inserted && at->second->bytes == mapping->bytes) {
@@ -331,10 +396,10 @@ MapOutcome MappingCache::swap(MapRef& ref, const SegmentView& view, const Uninhe
                               bool to_private) noexcept {
   const ForkGuard guard;
   if (!sane(view) || view.segment_bytes != ref.bytes()) return problem(MapProblem::bad_range);
-  if (!fits(view, fd.fd())) return problem(MapProblem::bad_descriptor);
+  if (!fits(view, fd.fd(), mode_of(view.access))) return problem(MapProblem::bad_descriptor);
   // Made elsewhere and moved over the old one: mmap(MAP_FIXED) would have removed the old map
   // already when it fails.
-  void* fresh = map_file(view, fd.fd(), PROT_READ | PROT_WRITE, to_private);
+  void* fresh = map_file(view, fd.fd(), protection(ref.mapping_->key.access), to_private);
   if (fresh == MAP_FAILED) return mmap_problem();
   void* const target = ref.base();
   if (mremap(fresh, ref.bytes(), ref.bytes(), MREMAP_MAYMOVE | MREMAP_FIXED, target) ==

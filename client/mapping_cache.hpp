@@ -7,7 +7,6 @@
 #include <cstdint>
 
 #include "client/fork.hpp"
-#include "client/owned_fd.hpp"
 #include "shmstore/array.hpp"
 #include "shmstore/error.hpp"
 
@@ -32,6 +31,9 @@ class MapRef {
   [[nodiscard]] std::size_t bytes() const noexcept;
   /// True when a write through it reaches the segment.
   [[nodiscard]] bool writes_through() const noexcept;
+  /// True when the kernel takes it for one through which the segment could be written, although it
+  /// is read-only, and refuses a hard seal.
+  [[nodiscard]] bool hinders_hard_seal() const noexcept;
   /// Tells all holders of a writable map that this process has sealed the array: their write
   /// leases are read leases from then on.
   void mark_sealed() noexcept;
@@ -80,20 +82,34 @@ class MappingCache {
   /// The shared map that is there already; an empty reference if none is, or for copy.
   [[nodiscard]] MapRef find(const SegmentView& view) noexcept;
 
-  /// Maps the segment behind `fd`, after checking that it cannot shrink under the map, and closes
-  /// `fd`. If there is a shared map already, that is what comes back.
-  [[nodiscard]] MapOutcome install(const SegmentView& view, OwnedFd fd) noexcept;
-  /// Likewise; `fd` stays open.
+  /// Maps the segment behind `fd`, after checking that it cannot shrink under the map. If there is
+  /// a shared map already, that is what comes back.
   [[nodiscard]] MapOutcome install(const SegmentView& view, const UninheritedFd& fd) noexcept;
+
+  /// Maps the segment read-only behind a descriptor to write with, which its writer has: privately,
+  /// so that nothing that is done to the map reaches the segment, and a hard seal is not refused.
+  /// `view` says read. If there is a map to read already, that is what comes back.
+  [[nodiscard]] MapOutcome install_for_writer(const SegmentView& view,
+                                              const UninheritedFd& fd) noexcept;
+
+  /// A read-only map of the same bytes as a shared writable one, elsewhere and without a
+  /// descriptor; `view` says read. If there is a map to read already, that is what comes back; else
+  /// one that find() does not know, because it hinders a hard seal for as long as it lives.
+  [[nodiscard]] MapOutcome make_reader(const MapRef& writable, const SegmentView& view) noexcept;
+
+  /// The pages of a map that is hardly used any more no longer count as this process's; they come
+  /// back when they are touched.
+  void drop_pages(const MapRef& ref) noexcept;
 
   /// From now on find() does not know the map; references stay.
   void hide(MapRef& ref) noexcept;
   /// Takes hide() back, unless another map has taken its place.
   void show(MapRef& ref) noexcept;
 
-  /// Replaces a shared writable map by a private one of the same bytes at the same address
-  /// (`to_private`), or back. Pointers stay valid; what was written to the private one is lost.
-  /// On an error the map is as it was.
+  /// Replaces a shared map by a private one of the same bytes at the same address (`to_private`),
+  /// or back. Pointers stay valid; what was written to the private one is lost. A map that could be
+  /// written still can, a read-only one (hinders_hard_seal) stays so. On an error the map is as it
+  /// was.
   [[nodiscard]] MapOutcome swap(MapRef& ref, const SegmentView& view, const UninheritedFd& fd,
                                 bool to_private) noexcept;
 

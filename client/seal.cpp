@@ -1,9 +1,12 @@
-// Soft seal: the daemon publishes; this process keeps its writable map (old pointers stay valid)
-// but no longer hands it to new handles.
-// Hard seal: the kernel refuses F_SEAL_WRITE while a writable map exists, so the map is first
-// swapped for a private one at the same address. If the daemon then says no (busy), it is swapped
-// back, so that the draft can go on. What other threads write in between is lost; a handle belongs
-// to one thread at a time. A lease that writes is let go the same way while pointers are left.
+// After a seal the handle shows a read-only map, so that nothing that this process does with the
+// array by mistake reaches those who read it. What was mapped writable before stays, hidden: old
+// pointers stay valid. No new handle gets it.
+// Soft seal: the daemon publishes; writing through an old pointer still changes the array.
+// Hard seal: the kernel refuses F_SEAL_WRITE while a map exists that could write, so the writable
+// map is first swapped for a private one at the same address. If the daemon then says no (busy), it
+// is swapped back, so that the draft can go on. What other threads write in between is lost; a
+// handle belongs to one thread at a time. A lease that writes is let go the same way while pointers
+// are left.
 #include <cstring>
 #include <utility>
 
@@ -31,6 +34,7 @@ Result<void> Lease::seal(const SealOptions& options) {
   }
   if (writes(access_) && map_.is_sealed()) {  // By another handle: only its details are missing.
     Result<void> told = send_seal(false, {});
+    if (told) told = follow_seal();
     if (!told || !options.hard || seal_ == Seal::hard) return told;
   }
   if (array_state_ == shmstore::State::sealed) return harden(options);
@@ -42,22 +46,77 @@ Result<void> Lease::seal(const SealOptions& options) {
                       "seal: an earlier hard seal failed half-way; the draft is lost");
   }
   const bool hard = options.hard || hard_ || (perms_ & 077U) != 0;
-  if (!hard || bytes_ == 0) {
+  if (!map_.writes_through()) {  // It has no bytes, or was put.
     Result<void> sealed = send_seal(hard, options);
     if (!sealed || array_state_ == shmstore::State::sealed) return sealed;
-    hard_ = true;  // Others could open it meanwhile, or one of them wrote it: the daemon knows.
+    return send_seal(true, options);
   }
+  if (hard) return seal_hard(options);
+  Result<void> sealed = seal_soft(options);
+  if (!sealed || array_state_ == shmstore::State::sealed) return sealed;
+  hard_ = true;  // Others could open it meanwhile, or one of them wrote it: the daemon knows.
+  return seal_hard(options);
+}
 
-  if (Result<void> swapped = swap_map(true, Op::seal); !swapped) return swapped;
-  Result<void> sealed = send_seal(true, options);
-  if (!sealed && connection_->alive()) damaged_ = !swap_map(false, Op::seal).has_value();
+/// The map to read is made first: an array that could not be read here is not published.
+Result<void> Lease::seal_soft(const SealOptions& options) {
+  MapOutcome reader = MappingCache::instance().make_reader(map_, view(Access::read));
+  if (reader.problem != MapProblem::none) return map_error(reader);
+  Result<void> sealed = send_seal(false, options);
+  if (array_state_ == shmstore::State::sealed) read_through(std::move(reader.ref));
   return sealed;
 }
 
-/// Soft to hard. The private map may stay if the daemon says no: nobody writes the array any more.
-Result<void> Lease::harden(const SealOptions& options) {
+Result<void> Lease::seal_hard(const SealOptions& options) {
+  const Result<UninheritedFd> descriptor = fetch_descriptor();
+  if (!descriptor) return descriptor.error();
+  MapOutcome reader = MappingCache::instance().install_for_writer(view(Access::read), *descriptor);
+  if (reader.problem != MapProblem::none) return map_error(reader);
+  if (Result<void> swapped = swap_map(map_, *descriptor, true, Op::seal); !swapped) return swapped;
+  Result<void> sealed = send_seal(true, options);
+  if (array_state_ == shmstore::State::sealed) {
+    read_through(std::move(reader.ref));
+  } else if (connection_->alive()) {
+    damaged_ = !swap_map(map_, false, Op::seal).has_value();
+  }
+  return sealed;
+}
+
+/// Another handle has sealed the array.
+Result<void> Lease::follow_seal() {
+  if (bytes_ == 0) return {};
+  MapOutcome reader;
   if (map_.writes_through()) {
-    if (Result<void> swapped = swap_map(true, Op::seal); !swapped) return swapped;
+    reader = MappingCache::instance().make_reader(map_, view());
+  } else {
+    reader.ref = MappingCache::instance().find(view());
+  }
+  if (reader.problem == MapProblem::none && !reader.ref.valid()) {
+    Result<MapOutcome> fetched = fetch_segment();
+    if (!fetched) return fetched.error();
+    reader = std::move(*fetched);
+  }
+  if (reader.problem != MapProblem::none) return map_error(reader);
+  read_through(std::move(reader.ref));
+  return {};
+}
+
+/// From here on the handle shows the read-only map. The writable one stays, hidden, for as long as
+/// the handle, because pointers to it may be left; it is hardly used any more.
+void Lease::read_through(MapRef reader) noexcept {
+  MappingCache& cache = MappingCache::instance();
+  map_.mark_sealed();
+  cache.hide(map_);
+  cache.drop_pages(map_);
+  draft_map_ = std::exchange(map_, std::move(reader));
+  data_ = map_.base() + offset_;
+}
+
+/// Soft to hard. The private maps may stay if the daemon says no: nobody writes the array any more.
+Result<void> Lease::harden(const SealOptions& options) {
+  for (MapRef* map : {&draft_map_, &map_}) {
+    if (!map->hinders_hard_seal()) continue;
+    if (Result<void> swapped = swap_map(*map, true, Op::seal); !swapped) return swapped;
   }
   return send_seal(true, options);
 }
@@ -77,7 +136,7 @@ Result<void> Lease::let_go(bool half_written) {
   // Before anybody else is told that it is free: no pointer here may write it any more. (Where
   // another handle writes through the map, this process goes on holding the array.)
   if (bytes_ > 0 && writes(granted) && (granted == Access::exclusive || map_.is_alone())) {
-    if (Result<void> swapped = swap_map(true, op); !swapped) return swapped;
+    if (Result<void> swapped = swap_map(map_, true, op); !swapped) return swapped;
   }
   held_ = false;
   return connection_->give_back(id_, granted, half_written_);
@@ -93,6 +152,7 @@ Result<void> Lease::send_seal(bool hard, const SealOptions& options) {
   Call call(Op::seal);
   call.add(request);
   call.server_wait = options.wait;
+  call.waits_for = "others to let go of what is to be sealed";
   Result<void> done = state_->call_on(*connection_, call);
   protocol::SealReply reply;
   // An interrupted call may have come through all the same.
@@ -110,21 +170,24 @@ Result<void> Lease::send_seal(bool hard, const SealOptions& options) {
   array_state_ = shmstore::State::sealed;
   access_ = Access::read;
   creator_ = false;
-  map_.mark_sealed();
-  MappingCache::instance().hide(map_);
   return done;
 }
 
-Result<void> Lease::swap_map(bool to_private, Op op) {
+Result<void> Lease::swap_map(MapRef& map, bool to_private, Op op) {
   const Result<UninheritedFd> descriptor = fetch_descriptor();
   if (!descriptor) return descriptor.error();
+  return swap_map(map, *descriptor, to_private, op);
+}
+
+Result<void> Lease::swap_map(MapRef& map, const UninheritedFd& descriptor, bool to_private, Op op) {
   MappingCache& cache = MappingCache::instance();
-  if (to_private) cache.hide(map_);  // A private map must not become anybody else's.
+  const bool writable = map.writes_through() || !to_private;
+  if (writable && to_private) cache.hide(map);  // It must not become anybody else's.
   pass_kill_point(op, Step::before_map);
-  const MapOutcome outcome = cache.swap(map_, view(), *descriptor, to_private);
+  const MapOutcome outcome = cache.swap(map, view(), descriptor, to_private);
   pass_kill_point(op, Step::after_map);
   const bool shared = to_private == (outcome.problem != MapProblem::none);
-  if (shared) cache.show(map_);
+  if (writable && shared && !map.is_sealed()) cache.show(map);
   if (outcome.problem != MapProblem::none) return map_error(outcome);
   return {};
 }

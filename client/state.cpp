@@ -10,6 +10,7 @@
 #include <charconv>
 #include <condition_variable>
 #include <cstring>
+#include <functional>
 #include <mutex>
 #include <new>
 #include <optional>
@@ -24,6 +25,7 @@ namespace {
 constexpr std::chrono::milliseconds kReconnectDefault{10'000};
 constexpr std::chrono::milliseconds kRetryFirst{5};
 constexpr std::chrono::milliseconds kRetryMost{200};
+constexpr std::chrono::seconds kNoticeAfter{5};
 
 ConnectOptions with_environment(ConnectOptions options) {
   const char* text = secure_getenv("SHMSTORE_RECONNECT_MS");
@@ -35,6 +37,39 @@ ConnectOptions with_environment(ConnectOptions options) {
   }
   return options;
 }
+
+bool wants_notice(std::optional<bool> option) {
+  if (option) return *option;
+  const char* text = secure_getenv("SHMSTORE_WAIT_NOTICE");
+  return isatty(STDERR_FILENO) != 0 && (text == nullptr || std::string_view(text) != "0");
+}
+
+/// What a wait asks between its slices: whether it is interrupted. It also tells the people at a
+/// terminal, once, what a program that seems to hang waits for.
+class Patience {
+ public:
+  Patience(const Call& call, const Interrupted& interrupted)
+      : subject_(call.waits_for), interrupted_(interrupted) {}
+
+  bool operator()() {
+    if (!told_ && std::chrono::steady_clock::now() - begun_ >= kNoticeAfter) tell();
+    return interrupted_ && interrupted_();
+  }
+
+ private:
+  void tell() {
+    told_ = true;
+    const std::string text = "shmstore: pid " + std::to_string(getpid()) + " has waited 5 s for " +
+                             std::string(subject_) +
+                             "; SHMSTORE_WAIT_NOTICE=0 turns this note off\n";
+    static_cast<void>(!write(STDERR_FILENO, text.data(), text.size()));
+  }
+
+  std::string_view subject_;
+  const Interrupted& interrupted_;
+  std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
+  bool told_ = false;
+};
 
 Error raw_clone_error() {
   return make_error(ErrorCode::disconnected,
@@ -61,7 +96,9 @@ struct State::Place {
 };
 
 State::State(const ConnectOptions& options)
-    : options_(with_environment(options)), places_(find_places(options_.socket)) {}
+    : options_(with_environment(options)),
+      notices_(wants_notice(options_.wait_notice)),
+      places_(find_places(options_.socket)) {}
 
 State::~State() {
   Slot* slot = slot_.load(std::memory_order_relaxed);
@@ -205,7 +242,7 @@ Result<std::shared_ptr<Connection>> State::call(Call& call) {
   for (int tries = 1;; ++tries) {
     Result<std::shared_ptr<Connection>> connected = connection();
     if (!connected) return connected;
-    Result<void> done = (*connected)->call(call, options_.interrupted);
+    Result<void> done = call_patiently(**connected, call);
     if (done) return connected;
     const bool again = done.error().code == ErrorCode::disconnected && !call.delivered;
     if (!again || tries == 3) return explained(done.error());
@@ -225,14 +262,20 @@ void State::note_another_store() {
 
 Error State::explained(Error error) const {
   if (error.code != ErrorCode::not_found) return error;
+  error.text += "; asked was the store at " + socket_path();
   if (another_store_.load(std::memory_order_relaxed)) {
     error.text += "; the store is another one than this program used before";
   }
   for (const std::string& other : stores_beside(places_, socket_path())) {
-    error.text +=
-        "; this is the store at " + socket_path() + ", another of this user is at " + other;
+    error.text += ", another of this user is at " + other;
   }
   return error;
+}
+
+Result<void> State::call_patiently(Connection& connection, Call& call) {
+  if (!notices_ || call.waits_for.empty()) return connection.call(call, options_.interrupted);
+  Patience patience(call, options_.interrupted);
+  return connection.call(call, std::ref(patience));
 }
 
 Result<void> State::call_on(Connection& connection, Call& call) {
@@ -241,7 +284,7 @@ Result<void> State::call_on(Connection& connection, Call& call) {
     return make_error(ErrorCode::disconnected,
                       "array: its handle is of an earlier connection, which has ended");
   }
-  return connection.call(call, options_.interrupted);
+  return call_patiently(connection, call);
 }
 
 }  // namespace shmstore::client_internal

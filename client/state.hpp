@@ -43,6 +43,7 @@ class State {
   struct Place;
 
   [[nodiscard]] Result<std::shared_ptr<Connection>> connection();
+  Result<void> call_patiently(Connection& connection, Call& call);
   Slot& slot();
   Result<std::shared_ptr<Connection>> connect_anew();
   Result<Found> find_again();
@@ -53,6 +54,7 @@ class State {
   [[nodiscard]] Error explained(Error error) const;
 
   const ConnectOptions options_;
+  const bool notices_;  ///< A long wait says so.
   const Places places_;
   std::atomic<Slot*> slot_{nullptr};
   std::atomic<Place*> place_{nullptr};  ///< Where the daemon was found last; earlier ones behind.

@@ -62,7 +62,7 @@ class WatchState {
     }
     const auto start = Clock::now();
     for (;;) {
-      switch (receive_frame(socket_.fd(), buffer_, frame, MSG_DONTWAIT)) {
+      switch (receive_frame(socket_.fd(), buffer_, frame)) {
         case Received::frame: return {};
         case Received::closed:
         case Received::garbage: return gone();

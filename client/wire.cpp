@@ -1,5 +1,6 @@
 #include "client/wire.hpp"
 
+#include <poll.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -7,6 +8,7 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <new>
 #include <string_view>
 
 #include "client/kill_points.hpp"
@@ -47,12 +49,18 @@ Opened connect_failed(const std::string& path, int number) {
   }
 }
 
-/// Every blocking call on the socket returns after a slice, so that waits can look around.
-bool set_timeouts(int fd) noexcept {
+/// connect() returns after a slice, so that its waits can look around.
+bool set_timeout(int fd) noexcept {
   timeval slice{};
   slice.tv_usec = std::chrono::microseconds(kSlice).count();
-  return setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &slice, sizeof slice) == 0 &&
-         setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &slice, sizeof slice) == 0;
+  return setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &slice, sizeof slice) == 0;
+}
+
+/// No child is forked between the making of the socket and its listing. Throws std::bad_alloc.
+UninheritedFd make_socket() {
+  const ForkGuard guard;
+  const int fd = ::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+  return fd < 0 ? UninheritedFd() : UninheritedFd(fd, guard);
 }
 
 std::uint32_t folder_owner(const std::string& path) noexcept {
@@ -94,7 +102,8 @@ int connect_in_slices(int fd, const sockaddr_un& address, const Interrupted& int
 Received await_hello(int fd, FrameBuffer& buffer, Frame& frame, const Interrupted& interrupted) {
   const auto deadline = std::chrono::steady_clock::now() + kGuard;
   for (;;) {
-    const Received received = receive_frame(fd, buffer, frame);
+    Received received = wait_for_frame(fd);
+    if (received == Received::frame) received = receive_frame(fd, buffer, frame);
     if (received != Received::nothing && received != Received::signal) return received;
     if (is_interrupted(interrupted)) return Received::signal;
     if (std::chrono::steady_clock::now() > deadline) return Received::nothing;
@@ -167,7 +176,36 @@ Error interrupted_error() {
   return make_error(ErrorCode::aborted, "interrupted");
 }
 
-Received receive_frame(int fd, FrameBuffer& buffer, Frame& frame, int flags) noexcept {
+namespace {
+
+/// The descriptor of a message, if any. REQUIRES: the message was received under `guard`.
+UninheritedFd descriptor_of(msghdr& message, const ForkGuard& guard) noexcept {
+  UninheritedFd descriptor;
+  for (cmsghdr* part = CMSG_FIRSTHDR(&message); part != nullptr;
+       part = CMSG_NXTHDR(&message, part)) {
+    if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
+    int received = -1;
+    std::memcpy(&received, CMSG_DATA(part), sizeof received);
+    try {
+      descriptor = UninheritedFd(received, guard);
+    } catch (const std::bad_alloc&) {  // It is closed, and counts as lost.
+    }
+  }
+  return descriptor;
+}
+
+}  // namespace
+
+Received wait_for_frame(int fd, bool or_room) noexcept {
+  pollfd waiting{fd, static_cast<short>(or_room ? POLLIN | POLLOUT : POLLIN), 0};
+  const int ready = poll(&waiting, 1, static_cast<int>(kSlice.count()));
+  if (ready < 0) return errno == EINTR ? Received::signal : Received::closed;
+  return ready == 0 || waiting.revents == POLLOUT ? Received::nothing : Received::frame;
+}
+
+Received receive_frame(int fd, FrameBuffer& buffer, Frame& frame) noexcept {
+  frame.descriptor = UninheritedFd();
+  const ForkGuard guard;
   iovec part{buffer.data(), protocol::kFrameBytesMax};
   alignas(cmsghdr) std::byte control[CMSG_SPACE(sizeof(int))];
   msghdr message{};
@@ -175,19 +213,12 @@ Received receive_frame(int fd, FrameBuffer& buffer, Frame& frame, int flags) noe
   message.msg_iovlen = 1;
   message.msg_control = control;
   message.msg_controllen = sizeof control;
-  const ssize_t got = recvmsg(fd, &message, flags | MSG_CMSG_CLOEXEC);
+  const ssize_t got = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
   if (got < 0) {
     if (errno == EAGAIN) return Received::nothing;
     return errno == EINTR ? Received::signal : Received::closed;
   }
-  frame.descriptor.reset();
-  for (cmsghdr* part_of = CMSG_FIRSTHDR(&message); part_of != nullptr;
-       part_of = CMSG_NXTHDR(&message, part_of)) {
-    if (part_of->cmsg_level != SOL_SOCKET || part_of->cmsg_type != SCM_RIGHTS) continue;
-    int received = -1;
-    std::memcpy(&received, CMSG_DATA(part_of), sizeof received);
-    frame.descriptor.reset(received);
-  }
+  frame.descriptor = descriptor_of(message, guard);
   if (got == 0) return Received::closed;
   const auto bytes = static_cast<std::size_t>(got);
   if (bytes < sizeof frame.header || (message.msg_flags & MSG_TRUNC) != 0) {
@@ -221,10 +252,9 @@ Opened open_session(const Candidate& candidate, const Interrupted& interrupted) 
                       " are allowed: " + candidate.path);
   }
   std::memcpy(address.sun_path, candidate.path.data(), candidate.path.size());
-  const int fd = ::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-  if (fd < 0) return connect_failed(candidate.path, errno);
-  UninheritedFd socket(fd);
-  if (!set_timeouts(fd)) return connect_failed(candidate.path, errno);
+  UninheritedFd socket = make_socket();
+  const int fd = socket.fd();
+  if (!socket.valid() || !set_timeout(fd)) return connect_failed(candidate.path, errno);
   if (const int number = connect_in_slices(fd, address, interrupted); number != 0) {
     if (number == EINTR) return failed(OpenProblem::other, ErrorCode::aborted, "interrupted");
     return connect_failed(candidate.path, number);

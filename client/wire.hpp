@@ -16,7 +16,6 @@
 #include <utility>
 
 #include "client/fork.hpp"
-#include "client/owned_fd.hpp"
 #include "shmstore/error.hpp"
 #include "shmstore/protocol.hpp"
 
@@ -48,19 +47,21 @@ class FrameBuffer {
 struct Frame {
   protocol::FrameHeader header;
   std::span<const std::byte> body;  ///< Within the FrameBuffer.
-  OwnedFd descriptor;
+  UninheritedFd descriptor;
   bool descriptor_lost = false;  ///< It was sent, but this process had no room for it.
 };
 
 enum class Received : std::uint8_t {
   frame,
-  nothing,  ///< A slice passed (or, with MSG_DONTWAIT, nothing is there).
+  nothing,  ///< Nothing is there, for a slice or now.
   signal,   ///< A signal came.
   closed,   ///< The daemon is gone or has closed.
   garbage,  ///< Not a frame of this protocol.
 };
-[[nodiscard]] Received receive_frame(int fd, FrameBuffer& buffer, Frame& frame,
-                                     int flags = 0) noexcept;
+/// Waits a slice for one; with `or_room` only until the socket has room for another to send.
+[[nodiscard]] Received wait_for_frame(int fd, bool or_room = false) noexcept;
+/// Takes what is there; never waits.
+[[nodiscard]] Received receive_frame(int fd, FrameBuffer& buffer, Frame& frame) noexcept;
 
 enum class Sent : std::uint8_t {
   yes,

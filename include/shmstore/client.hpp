@@ -68,6 +68,9 @@ struct ConnectOptions {
   /// signal and at least every 100 ms. True ends the call: it leaves nothing behind and returns
   /// aborted with the text "interrupted". Must not call the client.
   std::function<bool()> interrupted;
+  /// Whether a call that has waited for 5 s says so, once, on stderr. Default: if stderr is a
+  /// terminal, unless $SHMSTORE_WAIT_NOTICE is 0.
+  std::optional<bool> wait_notice;
 };
 
 struct CreateOptions {
@@ -212,10 +215,12 @@ class AnyArray {
   /// True when this handle was inherited by fork from the process that made it.
   [[nodiscard]] bool inherited() const noexcept;
 
-  /// Seals a draft or mutable array held `r+`, in place: data() stays where it is, access becomes
-  /// read. Hard: this process's writable map is swapped for a private one at the same address, so
-  /// stray writes through old pointers stay in this process. Sealing what is sealed: success.
-  /// Errors: busy (other writers, named), aborted (the draft's creator is gone), permission_denied.
+  /// Seals a draft or mutable array held `r+`. Access becomes read, and data() another pointer: to
+  /// the same bytes, mapped read-only, so that a stray write ends the process instead of changing
+  /// what others read. Pointers taken before stay valid until the handle ends; writing through them
+  /// may still change the array, but after a hard seal stays in this process. Sealing what is
+  /// sealed: success. Errors: busy (other writers, named), aborted (the draft's creator is gone),
+  /// permission_denied, no_capacity (no room for the map).
   Result<void> seal(const SealOptions& options = {});
   /// Keeps the array alive for whoever gets its id by another way, for `grace` from now on. Each
   /// attach_id() that says `from_handle` begins the time anew. `once`: for one receiver; when all
@@ -252,7 +257,8 @@ class Draft {
     return {reinterpret_cast<T*>(any_.writable_data()), any_.bytes() / sizeof(T)};
   }
   [[nodiscard]] const AnyArray& any() const noexcept { return any_; }
-  /// Publishes the array. On success this draft is empty; on an error (busy …) it stays as it was.
+  /// Publishes the array. On success this draft is empty, and the result's data() is another
+  /// pointer, read-only: see AnyArray::seal. On an error (busy …) it stays as it was.
   Result<Array<const T>> seal(const SealOptions& options = {});
 
  private:
@@ -363,6 +369,7 @@ class Client {
   Result<void> unkeep(std::string_view name);
   Result<void> chmod(std::string_view name, std::uint16_t perms);
   Result<ArrayInfo> info(std::string_view name);
+  Result<ArrayInfo> info(ArrayId id);  ///< Of an array that the caller may read, named or not.
   Result<std::vector<ArrayInfo>> list(std::string_view prefix = {});
   Result<std::vector<Holder>> holders(std::string_view name);
   Result<StoreStatus> status();

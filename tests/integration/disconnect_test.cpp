@@ -1,4 +1,6 @@
 // The daemon goes away, or was never there: mapped arrays stay readable, calls say disconnected.
+#include <atomic>
+
 #include "tests/support/testing.hpp"
 
 using namespace shmstore;
@@ -115,4 +117,33 @@ TEST_CASE("disconnect: odd socket paths are typed errors") {
   CHECK(outcome(Client::connect(options)) != "ok");
   options.socket = "/dev/null";
   CHECK(outcome(Client::connect(options)) != "ok");
+}
+
+TEST_CASE("disconnect: a wait without a limit ends when the daemon does not answer any more") {
+  DaemonFixture daemon;
+  Client client = daemon.connect();
+  auto draft = create_bytes(client, "draft", kBytes);
+  REQUIRE(draft);
+  REQUIRE(stop_process(daemon.process()));
+  const auto attached = client.attach_any("draft", access(Access::read, kWaitForever));
+  REQUIRE(!attached);
+  CHECK(attached.error().code == ErrorCode::timed_out);
+  CHECK(attached.error().text.find("the daemon does not answer") != std::string::npos);
+  daemon.process().kill(SIGCONT);
+  EXPECT_OK(draft->seal());
+  CHECK(wait_until([&] { return client.info("draft").value().leases == 1; }));
+}
+
+TEST_CASE("disconnect: a wait can be interrupted although the daemon does not answer") {
+  DaemonFixture daemon;
+  std::atomic<int> asked = 0;
+  ConnectOptions options;
+  options.interrupted = [&] { return ++asked > 3; };
+  Client client = daemon.connect(options);
+  REQUIRE(stop_process(daemon.process()));
+  asked = 0;
+  const auto waited = client.wait("never");
+  REQUIRE(!waited);
+  CHECK(describe(waited) == "aborted: interrupted");
+  daemon.process().kill(SIGCONT);
 }

@@ -23,7 +23,68 @@ void delete_and_refill(Client& client) {
   }
 }
 
+/// Runs `work` again and again on another thread.
+class Busy {
+ public:
+  explicit Busy(std::function<void()> work)
+      : thread_([this, work = std::move(work)] {
+          while (!ends_) work();
+        }) {}
+  ~Busy() {
+    ends_ = true;
+    thread_.join();
+  }
+  Busy(const Busy&) = delete;
+  Busy& operator=(const Busy&) = delete;
+
+ private:
+  std::atomic<bool> ends_ = false;
+  std::thread thread_;
+};
+
+/// How many of `forks` children find `wrong()`.
+template <class Wrong>
+int count_children(int forks, Wrong&& wrong) {
+  int found = 0;
+  for (int i = 0; i < forks; ++i) {
+    const pid_t child = ::fork();
+    if (child == 0) ::_exit(wrong() ? 1 : 0);
+    int status = 0;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    if (status != 0) ++found;
+  }
+  return found;
+}
+
 }  // namespace
+
+TEST_CASE("fork: children that are forked beside busy threads inherit no descriptor") {
+  DaemonFixture daemon;
+  Client client = daemon.connect();
+  Client other = daemon.connect();
+  const int forks = kSanitized ? 100 : 400;
+  auto kept = put_bytes(other, "x", kBytes, 1);
+  SUBCASE("of a segment") {
+    const Busy puts([&] { static_cast<void>(put_bytes(client, "", 4096, 1)); });
+    const Busy attaches([&] { static_cast<void>(client.attach_any("x")); });
+    CHECK(count_children(forks, [] { return segment_fd_count() > 0; }) == 0);
+  }
+  SUBCASE("of a session") {
+    std::size_t without = 0;
+    int ends[2];
+    REQUIRE(::pipe(ends) == 0);
+    count_children(1, [&] {
+      const std::size_t count = fd_count(::getpid());
+      return ::write(ends[1], &count, sizeof count) != sizeof count;
+    });
+    REQUIRE(::read(ends[0], &without, sizeof without) == sizeof without);
+    const Busy one([&] { static_cast<void>(daemon.try_connect()); });
+    const Busy two([&] { static_cast<void>(daemon.try_connect()); });
+    CHECK(count_children(forks, [&] { return fd_count(::getpid()) != without; }) == 0);
+    ::close(ends[0]);
+    ::close(ends[1]);
+  }
+}
 
 TEST_CASE("fork: a child reads what it inherited while the parent releases and others refill") {
   DaemonFixture daemon;

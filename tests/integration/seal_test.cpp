@@ -1,4 +1,5 @@
-// Seal: soft keeps the maker's map, hard makes stale writes harmless and is enforced by the kernel.
+// Seal: what the maker gets is read-only; soft keeps its writable map for old pointers, hard makes
+// stale writes harmless and is enforced by the kernel.
 #include <fcntl.h>
 #include <sys/mman.h>
 
@@ -23,18 +24,23 @@ SealOptions hard_seal() {
 
 }  // namespace
 
-TEST_CASE("seal: soft: in place, read-only for this handle, twice is fine") {
+TEST_CASE("seal: soft: read-only for this handle, twice is fine") {
   DaemonFixture daemon;
   Client client = daemon.connect();
   auto draft = create_bytes(client, "x", kBytes);
   REQUIRE(draft);
   CHECK(draft->is_creator());
   CHECK(draft->state() == State::draft);
-  const std::byte* data = draft->data();
+  std::byte* stale = draft->writable_data();
   fill(*draft, 1);
   EXPECT_OK(draft->seal());
+  const std::byte* data = draft->data();
   EXPECT_OK(draft->seal());
   CHECK(draft->data() == data);
+  CHECK(data != stale);
+  CHECK(find_map(::getpid(), data)->perms == "r--s");
+  CHECK(only_byte(*draft) == 1);
+  stale[0] = std::byte{1};  // Old pointers stay valid.
   CHECK(draft->access() == Access::read);
   CHECK(draft->writable_data() == nullptr);
   CHECK(draft->state() == State::sealed);
@@ -74,9 +80,10 @@ TEST_CASE("seal: hard: the maker's stale writes stay in its process") {
   std::byte* stale = draft->writable_data();
   EXPECT_OK(draft->seal(hard_seal()));
   CHECK(draft->sealed() == Seal::hard);
-  CHECK(draft->data() == stale);
-  CHECK(only_byte(*draft) == 1);
+  CHECK(draft->data() != stale);
+  CHECK(find_map(::getpid(), draft->data())->perms == "r--p");
   stale[0] = std::byte{9};
+  CHECK(only_byte(*draft) == 1);
   auto reader = other.attach_any("x");
   REQUIRE(reader);
   CHECK(only_byte(*reader) == 1);
@@ -269,4 +276,86 @@ TEST_CASE("seal: only writers may seal") {
   CHECK(raw.seal(draft->id().raw).outcome() == "invalid_argument");
   CHECK(raw.seal(12345).outcome() == "not_found");
   CHECK(client.info("x").value().state == "draft");
+}
+
+TEST_CASE("seal: soft, then hard: the maps of the maker do not hinder it") {
+  DaemonFixture daemon;
+  Client client = daemon.connect();
+  Client other = daemon.connect();
+  auto draft = create_bytes(client, "x", kBytes);
+  auto made = put_bytes(client, "y", kBytes, 2);
+  REQUIRE(draft);
+  fill(*draft, 1);
+  std::byte* stale = draft->writable_data();
+  EXPECT_OK(draft->seal());
+  auto again = client.attach_any("x");
+  CHECK(again->data() != draft->data());
+  EXPECT_OK(draft->seal(hard_seal()));
+  EXPECT_OK(made->seal(hard_seal()));
+  stale[0] = std::byte{9};
+  CHECK(only_byte(*draft) == 1);
+  CHECK(only_byte(*again) == 1);
+  CHECK(only_byte(other.attach_any("x").value()) == 1);
+  CHECK(find_map(::getpid(), draft->data())->perms == "r--p");
+}
+
+TEST_CASE("seal: a sealed array has no writable map that anybody was given") {
+  DaemonFixture daemon;
+  Client client = daemon.connect();
+  const auto dies_writing = [](const AnyArray& array) {
+    Child child = Child::fork([&](Link&) {
+      ::signal(SIGSEGV, SIG_DFL);  // doctest's handler has a lot to say.
+      const_cast<std::byte*>(array.data())[0] = std::byte{9};
+      return 0;
+    });
+    return child.wait() != 0 && only_byte(array) == 1;
+  };
+  const auto writable_maps = [] {
+    const std::vector<MapLine> maps = segment_maps(::getpid());
+    return std::count_if(maps.begin(), maps.end(),
+                         [](const MapLine& map) { return map.perms[1] == 'w'; });
+  };
+  CreateOptions options;
+  SUBCASE("soft") {}
+  SUBCASE("hard") {
+    options.hard = true;
+  }
+  auto made = put_bytes(client, "put", kBytes, 1, options);
+  REQUIRE(made);
+  CHECK(dies_writing(*made));
+  CHECK(writable_maps() == 0);
+  auto draft = create_bytes(client, "draft", kBytes, options);
+  REQUIRE(draft);
+  fill(*draft, 1);
+  EXPECT_OK(draft->seal());
+  CHECK(dies_writing(*draft));
+  auto shared = client.create_any("shared", "|u1", std::vector<std::uint64_t>{kBytes}, [&] {
+    CreateOptions mutable_one = options;
+    mutable_one.is_mutable = true;
+    return mutable_one;
+  }());
+  REQUIRE(shared);
+  fill(*shared, 1);
+  auto sibling = client.attach_any("shared", access(Access::write));
+  EXPECT_OK(shared->seal());
+  CHECK(dies_writing(*shared));
+  EXPECT_OK(sibling->seal());
+  CHECK(dies_writing(*sibling));
+  CHECK(only_byte(client.attach_any("shared").value()) == 1);
+}
+
+TEST_CASE("seal: refused as busy, the draft is written on and sealed later") {
+  DaemonFixture daemon;
+  Client client = daemon.connect();
+  Client other = daemon.connect();
+  auto draft = create_bytes(client, "x", kBytes);
+  auto writer = other.attach_any("x", access(Access::write));
+  REQUIRE(writer);
+  std::byte* data = draft->writable_data();
+  EXPECT_ERROR(draft->seal(), busy);
+  CHECK(draft->writable_data() == data);
+  EXPECT_OK(writer->release());
+  fill(*draft, 1);
+  EXPECT_OK(draft->seal());
+  CHECK(only_byte(other.attach_any("x").value()) == 1);
 }

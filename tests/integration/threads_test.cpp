@@ -119,6 +119,28 @@ TEST_CASE("threads: one waits while others publish, again and again") {
   CHECK(wrong == 0);
 }
 
+TEST_CASE("threads: a release that the waiting thread has to repeat is sent while it waits") {
+  DaemonFixture daemon;
+  Client client = daemon.connect();
+  Client other = daemon.connect();
+  std::atomic<pid_t> waiter_id = 0;
+  std::thread waiter([&] {
+    waiter_id = ::gettid();
+    static_cast<void>(client.wait("later"));
+  });
+  CHECK(wait_until([&] { return waiter_id != 0 && process_state(waiter_id) == 'S'; }));
+  {
+    // Of an empty array it is the daemon who says that the write lease is a read lease now.
+    auto one = create_bytes(client, "x", 0);
+    auto two = client.attach_any("x", access(Access::write));
+    EXPECT_OK(two);
+    EXPECT_OK(one->seal());
+  }
+  CHECK(wait_until([&] { return outcome(other.info("x")) == "not_found"; }));
+  EXPECT_OK(put_bytes(other, "later", kBytes, 1));
+  waiter.join();
+}
+
 TEST_CASE("threads: copies of a client, dropped anywhere, share one session") {
   DaemonFixture daemon;
   Client client = daemon.connect();

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import gc
 import os
+import pickle
 import signal
 
 import numpy as np
@@ -272,12 +273,12 @@ def test_waiters_of_an_aborted_draft_are_told(daemon, client, program):
 
 
 def blocked(pid):
-    """Whether the process sleeps in a system call of a socket."""
+    """Whether the process waits for a message."""
     try:
         call = open(f"/proc/{pid}/syscall").read().split()[0]
     except PermissionError:
         return open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] == "S"
-    return call in {"47", "45", "212", "207"}  # recvmsg, recvfrom: x86-64, arm64
+    return call in {"7", "271", "73"}  # poll, ppoll: x86-64, arm64
 
 
 def test_a_killed_creator_leaves_nothing(client, program):
@@ -289,12 +290,78 @@ def test_a_killed_creator_leaves_nothing(client, program):
     wait_until(lambda: client.stats()["arrays"] == 0, "the end of the memory")
 
 
-def test_writing_raw_after_a_soft_seal_is_the_creators_business(client):
+def test_writing_through_a_view_after_a_soft_seal_is_the_creators_business(client):
     w = client.create("x", 16, "u1")
-    view = w[:]
+    view, plain, buffer = w[:], np.asarray(w), memoryview(w)
+    w[:] = 0
     w.seal()
-    assert mapping_of(w)[1] in ("rw-s", "r--s")
-    if mapping_of(w)[1] == "rw-s":
-        ctypes.memset(view.__array_interface__["data"][0], 3, 1)
-        assert client.attach("x")[0] == 3
+    assert mapping_of(w)[1] == "r--s" and mapping_of(view)[1] == "rw-s"
+    view[0], plain[1], buffer[2] = 3, 4, 5  # all stay valid
+    assert client.attach("x")[:4].tolist() == w[:4].tolist() == [3, 4, 5, 0]
     assert os.getpid() in [one["pid"] for one in client.holders("x")]
+    assert view.shm.name == "x" and pickle.loads(pickle.dumps(view[1:3])).tolist() == [4, 5]
+    del w, view, plain
+    gc.collect()
+    assert bytes(buffer[:3]) == b"\3\4\5"
+
+
+MAKERS = {
+    "put": "x = shm.put('x', np.ones(4096, 'u1'))",
+    "put hard": "x = shm.put('x', np.ones(4096, 'u1'), hard=True)",
+    "put strided": "x = shm.put('x', np.ones(8192, 'u1')[::2])",
+    "create": "with shm.create('x', 4096, 'u1') as x: x[:] = 1",
+    "create hard": "with shm.create('x', 4096, 'u1', hard=True) as x: x[:] = 1",
+    "create, view": "x = shm.create('x', 4096, 'u1'); v = x[:]; v[:] = 1; x.seal()",
+    "view sealed": "w = shm.create('x', 4096, 'u1'); w[:] = 1; x = w[:].seal()",
+    "mutable": "x = shm.create('x', 4096, 'u1', mutable=True); x[:] = 1; x.seal()",
+    "cached": "x = shm.cached('x', lambda: np.ones(4096, 'u1'))",
+    "cached, filled": "x = shm.cached('x', lambda out: out.fill(1), shape=4096, dtype='u1')",
+    "shared": "x = share(np.ones(4096, 'u1'), 0); y = shm.put('x', x)",
+    "shared draft": "x = shm.create('x', 4096, 'u1'); x[:] = 1; x = share(x)",
+}
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_code_that_ignores_the_flag_cannot_change_what_was_sealed(client, script, maker):
+    """As scipy.linalg with overwrite_a, bottleneck.replace or torch.from_numpy do."""
+    result = script(
+        "import shmstore as shm, ctypes, numpy as np\n"
+        "from shmstore.sharing import share\n"
+        f"{MAKERS[maker]}\n"
+        "assert not x.flags.writeable and x.sum() == 4096\n"
+        "shm.keep('x')\n"
+        "a = x.__array_interface__['data'][0]\n"
+        "line = next(l for l in open('/proc/self/maps')\n"
+        "            if int(l.split('-')[0], 16) <= a < int(l.split('-')[1].split()[0], 16))\n"
+        "print(line.split()[1][:3], flush=True)\n"
+        "ctypes.memset(a, 5, 1)\n"
+    )
+    assert result.stdout.split() == ["r--"], result.stderr
+    assert result.returncode == -signal.SIGSEGV
+    assert client.attach("x").sum() == 4096
+
+
+def test_scipy_in_place_on_a_sealed_array(client, script):
+    pytest.importorskip("scipy")
+    client.put("x", np.eye(64) + 1.0, keep=True)
+    script(
+        "import shmstore as shm, numpy as np, scipy.linalg\n"
+        "x = shm.put('y', np.asfortranarray(np.eye(64) + 1.0), keep=True)\n"
+        "scipy.linalg.inv(x, overwrite_a=True, check_finite=False)\n"
+    )
+    assert (client.attach("y") == client.attach("x")).all()
+
+
+def test_a_sealed_array_that_was_moved_is_released_and_pickled(client):
+    with client.create("x", (4, 5), "i4", order="F") as w:
+        w[:] = np.arange(20).reshape(4, 5)
+    again = pickle.loads(pickle.dumps(w))
+    assert again.flags.f_contiguous and again.tolist() == w.tolist() and again.shm.id == w.shm.id
+    with pytest.raises(ValueError):
+        w.flags.writeable = True
+    view = w[1:]
+    assert shmstore.release(w) is False
+    del view, again
+    gc.collect()
+    assert shmstore.release(w) is True and w.shape == (0,)
+    assert [one["pid"] for one in client.holders("x")] == [0]  # the pickled handle

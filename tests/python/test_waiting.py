@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -246,3 +248,83 @@ def test_a_client_finds_a_new_daemon(daemon):
     assert y.tolist() == [3]
     del x, y
     daemon.stop()
+
+
+@pytest.mark.parametrize("variable, notes", [("1", 1), ("0", 0)])
+def test_a_long_wait_says_so_on_a_terminal(daemon, variable, notes):
+    terminal, end = os.openpty()
+    code = "import shmstore as shm\ntry: shm.wait('never', timeout=5.5)\nexcept shm.TimedOut: pass"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=daemon.environment(SHMSTORE_WAIT_NOTICE=variable),
+        stderr=end,
+        timeout=PATIENCE,
+    )
+    os.write(end, b".")  # so that there is something to read
+    os.close(end)
+    text = os.read(terminal, 4096).decode()
+    os.close(terminal)
+    assert result.returncode == 0
+    assert text.count("has waited 5 s for array 'never'") == notes, text
+
+
+def test_not_found_says_which_store_was_asked(daemon, client):
+    with pytest.raises(shmstore.NotFound) as error:
+        client.attach("none")
+    assert f"asked was the store at {daemon.socket}" in str(error.value)
+    assert "this store is new: it began" in str(error.value)
+    client.put("x", [1], keep=True)
+    with pytest.raises(shmstore.AlreadyExists, match="replace=True"):
+        client.put("x", [1])
+    w = client.create("w", 3)
+    with pytest.raises(shmstore.TimedOut, match=f"w' is a draft that pid {os.getpid()} ") as late:
+        client.attach("w", timeout=0.01)
+    assert w is not None and late
+
+
+FORSAKEN = {
+    "cancelled": """
+async def main():
+    try:
+        await asyncio.wait_for(asyncio.to_thread(shm.wait, "never"), 0.2)
+    except asyncio.TimeoutError:
+        print("cancelled")
+asyncio.run(main())
+""",
+    "raised": """
+pool = concurrent.futures.ThreadPoolExecutor()
+future = pool.submit(shm.attach, "draft")
+future.add_done_callback(lambda f: print(type(f.exception()).__name__))
+print("waits", flush=True)
+raise KeyError("mine")
+""",
+    "interrupted": """
+pool = concurrent.futures.ThreadPoolExecutor()
+future = pool.submit(shm.wait, "never")
+print("waits", flush=True)
+os.kill(os.getpid(), signal.SIGINT)
+signal.pause()
+""",
+    "answered": """
+pool = concurrent.futures.ThreadPoolExecutor()
+def work():
+    print("got", shm.wait("later"))
+pool.submit(work)
+threading.Timer(0.3, lambda: shm.put("later", [1], keep=True)).start()
+""",
+}
+
+
+@pytest.mark.parametrize("how", FORSAKEN)
+def test_a_wait_that_nobody_waits_for_does_not_keep_a_program_from_ending(client, script, how):
+    w = client.create("draft", 3)
+    imports = "import asyncio, concurrent.futures, os, signal, threading, time\n"
+    result = script(imports + "import shmstore as shm\n" + FORSAKEN[how])
+    expected = {
+        "cancelled": ("cancelled\n", 0),
+        "raised": ("waits\nDisconnected\n", 1),
+        "interrupted": ("waits\n", -signal.SIGINT),
+        "answered": ("got 1\n", 0),
+    }
+    assert (result.stdout, result.returncode) == expected[how], result.stderr
+    assert w.shm.state == "draft"

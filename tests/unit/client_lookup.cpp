@@ -14,6 +14,7 @@
 
 #include "client/autostart.hpp"
 #include "client/fork.hpp"
+#include "client/owned_fd.hpp"
 
 namespace {
 

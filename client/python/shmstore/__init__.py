@@ -43,7 +43,7 @@ from ._errors import (
     QuotaExceeded,
     TimedOut,
 )
-from ._ext import __version__, calibrate, release
+from ._ext import __version__, release
 from ._hold import Handle
 from ._opened import hold_opened
 from .persist import load, save
@@ -344,8 +344,6 @@ def _finish() -> None:
     # Python hides this kind, and it is for those who begin: an array that is gone at once.
     if not sys.warnoptions:
         warnings.filterwarnings("default", message="shmstore: ", category=ResourceWarning)
-    probe = object()
-    calibrate(probe)
 
 
 _finish()

@@ -71,9 +71,26 @@ def lease_around(array: NDArray[Any]) -> Optional[_ext.Lease]:
     lease = lease_of(array)
     if lease is None or not lease.valid:
         return None
-    low, high = extent(array)
-    start = lease.address
-    return lease if start <= low and high <= start + lease.nbytes else None
+    return None if lease.offset(*extent(array)) is None else lease
+
+
+def offset_in(lease: _ext.Lease, array: NDArray[Any]) -> int:
+    """Where the first element of an array of this lease is, in bytes."""
+    address: int = array.__array_interface__["data"][0]
+    offset = lease.offset(address, address + (array.nbytes > 0))
+    assert offset is not None
+    return offset
+
+
+def become_reader(array: NDArray[Any], lease: _ext.Lease) -> None:
+    """After the seal of ``lease``: lets an array of its draft lie in the read-only memory, so that
+    code that does not ask whether an array may be written cannot change what others read."""
+    before = array.base
+    array.flags.writeable = False
+    # The root too: an array may be made writable again while its base is.
+    if isinstance(before, np.ndarray):
+        before.flags.writeable = False
+    _ext.move_array(array, root_on(lease))
 
 
 def array_on(lease: _ext.Lease) -> SharedArray:
@@ -193,19 +210,22 @@ class SharedArray(_ext.ArrayBase):
     def seal(self, hard: bool = False, wait: Optional[float] = 0) -> Self:
         """Publishes a draft, or ends the writing of a mutable array; returns this array, read-only.
 
-        The whole array is sealed, also through a view. Views taken before keep numpy's writable
-        flag: writing through them may change a soft-sealed array, never a ``hard`` one. ``wait``:
-        seconds to wait for other processes that hold it ``r+``, None for ever. Twice is fine.
+        The whole array is sealed, also through a view. This array lies in read-only memory from
+        now on: code that ignores numpy's flag ends the process by SIGSEGV. Views taken before stay
+        where they were and keep numpy's flag: writing through them may change a soft-sealed array,
+        never a ``hard`` one. ``wait``: seconds to wait for other processes that hold it ``r+``,
+        None for ever. Twice is fine.
 
         Raises Busy (the text names the other writers), Aborted (the draft's creator is gone),
-        PermissionDenied, InvalidArgument (not held ``r+``, or no lease). One round trip.
+        PermissionDenied, InvalidArgument (not held ``r+``, or no lease), NoCapacity (no address
+        space for the read-only memory). One round trip.
         """
         lease = lease_around(self)
         if lease is None:
             raise InvalidArgument("x: is not an array of the store")
         lease.seal(hard, milliseconds(wait, "wait"))
         _opened.sealed_here(lease)
-        self._set_read_only()
+        become_reader(self, lease)
         return self
 
     def __enter__(self) -> Self:

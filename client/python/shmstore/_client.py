@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, SupportsIndex, Union,
 
 import numpy as np
 
-from . import _arguments, _exclusive, _ext, _opened
+from . import _arguments, _exclusive, _ext, _opened, _waiting
 from ._array import SharedArray, array_on, milliseconds
 from ._dtype import dtype_text
 from ._errors import InvalidArgument, NotFound, shown
@@ -458,3 +458,6 @@ def _filler(
         load(array_on(maker.make(text, dims)))
 
     return run
+
+
+_ext.ask_waits(_waiting.is_forsaken)

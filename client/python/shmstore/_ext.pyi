@@ -27,6 +27,8 @@ class Lease:
     @property
     def address(self) -> int: ...
 
+    def offset(self, low: int, high: int) -> int | None: ...
+
     @property
     def id(self) -> int: ...
 
@@ -100,8 +102,10 @@ def release(x: numpy.typing.NDArray[Any]) -> bool:
     Raises InvalidArgument for an array that has nothing to do with the store. One round trip.
     """
 
-def calibrate(probe: object) -> None:
-    """Learns how this interpreter counts references to arguments."""
+def move_array(array: numpy.typing.NDArray[Any], root: numpy.typing.NDArray[Any]) -> None:
+    """
+    Lets an array of before a seal lie where the lease of ``root`` shows it now.
+    """
 
 class Options:
     """The keywords of create, put and cached."""
@@ -160,6 +164,14 @@ class Client:
 def connect(socket: str, autostart: bool | None, grace_ms: int, reconnect_ms: int) -> Client: ...
 
 def resolve_name(name: str) -> str: ...
+
+def ask_waits(is_forsaken: Callable[[], bool]) -> None:
+    """
+    Names the function that is asked in threads that wait without a limit, now and then.
+    """
+
+def give_up_waits() -> None:
+    """Ends all waits without a limit but the main thread's."""
 
 def note_main_thread(ident: int) -> None:
     """Tells on which thread Python runs signal handlers."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import numpy as np
 
 from . import _by_value
-from ._array import SharedArray, array_on, lease_around
+from ._array import SharedArray, array_on, lease_around, offset_in
 from .sharing import in_store, plain, register, same_attributes, same_bytes
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _placed(array: NDArray[Any], blocks: list[SharedArray], found: dict[int, int
     if lease.id not in found:
         found[lease.id] = len(blocks)
         blocks.append(array_on(lease))
-    offset = array.__array_interface__["data"][0] - lease.address
+    offset = offset_in(lease, array)
     return found[lease.id], array.dtype.str, array.shape, offset, array.strides
 
 

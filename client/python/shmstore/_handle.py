@@ -27,7 +27,7 @@ import numpy as np
 
 from . import _by_value as by_value
 from . import _connect, _ext, _opened
-from ._array import SharedArray, lease_around, view_on
+from ._array import SharedArray, lease_around, offset_in, view_on
 from ._dtype import dtype_of, dtype_text
 from ._errors import Aborted, Disconnected, InvalidArgument, NotFound
 
@@ -65,7 +65,7 @@ def reduce_array(array: SharedArray, protocol: Any, once: bool = False) -> Any:
             text = dtype_text(array.dtype)
         except InvalidArgument:  # a selection of fields that has no text
             return _by_value(array, protocol)
-        offset = array.__array_interface__["data"][0] - lease.address
+        offset = offset_in(lease, array)
         same = text == lease.dtype
         view = (None if same else text, array.shape, offset, array.strides)
     path = _connect.handle_path(lease)
@@ -94,7 +94,7 @@ def _by_value(array: SharedArray, protocol: Any) -> Any:
 def _is_whole(array: SharedArray, lease: _ext.Lease) -> bool:
     if array.shape != lease.shape or array.dtype != dtype_of(lease.dtype):
         return False
-    if array.__array_interface__["data"][0] != lease.address:
+    if offset_in(lease, array) != 0:
         return False
     return array.flags.f_contiguous if lease.order == "F" else array.flags.c_contiguous
 

@@ -27,7 +27,7 @@ from joblib import _memmapping_reducer as _reducer  # type: ignore[import-untype
 from joblib import parallel as _parallel
 
 from . import _connect, _errors, _opened
-from ._array import SharedArray, lease_around
+from ._array import SharedArray, lease_around, offset_in
 from ._handle import open as _open
 from .sharing import _Sharer, in_store, map_leaves, same_bytes
 
@@ -276,7 +276,7 @@ def _private(x: Any) -> Any:
     client = _connect.client_of(lease.store_id, None)
     whole = client.attach(id=str(lease.id), mode="c")
     memory = whole if whole.flags.c_contiguous else whole.T
-    offset = x.__array_interface__["data"][0] - lease.address
+    offset = offset_in(lease, x)
     return np.ndarray.__new__(SharedArray, x.shape, x.dtype, memory, offset, x.strides)
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, cast
 import numpy as np
 
 from . import _by_value, _connect
-from ._array import SharedArray, lease_around
+from ._array import SharedArray, become_reader, lease_around
 from ._errors import InvalidArgument, shown
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ def _of_store(x: NDArray[Any]) -> NDArray[Any]:
     own_draft = lease is not None and lease.state == "draft" and lease.creator
     if own_draft and not cast("Any", lease).inherited:
         np.ndarray.view(x, SharedArray).seal()
-        x.flags.writeable = False
+        become_reader(x, cast("Any", lease))
     if isinstance(x, SharedArray) or not _can_follow(type(x)):
         return x
     if type(x) in _PLAIN:

@@ -164,7 +164,24 @@ nb::object checked(PyObject* object) {
   return nb::steal(object);
 }
 
+/// Throws when numpy's arrays do not begin as ArrayMemory does.
+void check_memory_of(nb::handle numpy) {
+  const nb::object whole = numpy.attr("zeros")(3);
+  const nb::object part = whole[nb::slice(1, 3, 1)];
+  const auto address =
+      nb::cast<std::uintptr_t>(part.attr("__array_interface__")["data"][nb::int_(0)]);
+  const ArrayMemory& memory = memory_of(part);
+  if (memory.ndim != 1 || memory.base != whole.ptr() ||
+      reinterpret_cast<std::uintptr_t>(memory.data) != address) {
+    throw nb::import_error("shmstore: this numpy's arrays are laid out in an unknown way");
+  }
+}
+
 }  // namespace
+
+ArrayMemory& memory_of(nb::handle array) noexcept {
+  return *reinterpret_cast<ArrayMemory*>(array.ptr());
+}
 
 PyTypeObject* ndarray_type() noexcept {
   return ndarray;
@@ -181,7 +198,9 @@ nb::object direct_base(nb::handle array) {
 }
 
 void bind_array_type(nb::module_& module) {
-  nb::object type = nb::module_::import_("numpy").attr("ndarray");
+  nb::object numpy = nb::module_::import_("numpy");
+  check_memory_of(numpy);
+  nb::object type = numpy.attr("ndarray");
   nb::object function = type.attr("__array_function__");
   nb::object bases = nb::make_tuple(type);
   nb::object base = checked(PyType_FromSpecWithBases(&array_spec, bases.ptr()));

@@ -62,6 +62,23 @@ void note_main_thread(std::uint64_t ident) noexcept;
 /// is then set in this thread). Called without the GIL.
 [[nodiscard]] bool interrupted();
 
+/// While one is alive, this thread waits without a limit, if `endless`. Threads other than the main
+/// one cannot be interrupted, but such a wait is given up when nobody can get its result any more:
+/// otherwise it would keep the program from ending.
+class EndlessWait {
+ public:
+  explicit EndlessWait(bool endless) noexcept;
+  ~EndlessWait();
+  EndlessWait(const EndlessWait&) = delete;
+  EndlessWait& operator=(const EndlessWait&) = delete;
+
+ private:
+  bool endless_;
+};
+
+/// What such waits ask, and what ends them all.
+void bind_waits(nb::module_& module);
+
 /// While one is alive, interrupted() is false on this thread: destructors cannot raise.
 class NoInterrupt {
  public:

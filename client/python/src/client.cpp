@@ -113,6 +113,7 @@ LeasePointer put(Client& self, std::string_view name, std::string_view dtype, co
 LeasePointer attach(Client& self, std::string_view name, std::string_view mode,
                     Milliseconds timeout_ms, std::uint64_t newer_than, bool repair) {
   const AttachOptions options = attach_options(mode, timeout_ms, newer_than, repair);
+  const EndlessWait waits(!timeout_ms);
   return lease_of(self, call([&] { return self.attach_any(name, options); }), From::attach);
 }
 
@@ -120,6 +121,7 @@ LeasePointer attach_id(Client& self, std::uint64_t id, std::uint64_t store_id,
                        std::string_view mode, Milliseconds timeout_ms, bool from_handle,
                        bool repair) {
   const AttachOptions options = attach_options(mode, timeout_ms, 0, repair);
+  const EndlessWait waits(!timeout_ms);
   return lease_of(self,
                   call([&] { return self.attach_id(ArrayId{id}, store_id, options, from_handle); }),
                   from_handle ? From::other : From::attach);
@@ -184,10 +186,18 @@ LeasePointer cached(Client& self, std::string_view key, nb::handle loader, const
     if (run_loader(self, loader, make)) return {};
     return make_error(ErrorCode::aborted, "the loader raised");
   };
+  const EndlessWait waits(!options.create.timeout);
   return lease_of(self, call([&] { return self.cached_any(key, load, options.cached()); }));
 }
 
+std::uint64_t wait(Client& self, std::string_view name, std::uint64_t newer_than,
+                   Milliseconds timeout_ms) {
+  const EndlessWait waits(!timeout_ms);
+  return call([&] { return self.wait(name, newer_than, timeout_of(timeout_ms)); });
+}
+
 nb::object next_event(Watch& watch, Milliseconds timeout_ms) {
+  const EndlessWait waits(!timeout_ms);
   const Event event = call([&] { return watch.next(timeout_of(timeout_ms)); });
   return nb::str(event.json.data(), event.json.size());
 }
@@ -234,12 +244,7 @@ void bind_client(nb::module_& module) {
            nb::sig("def cached(self, key: str, "
                    "loader: collections.abc.Callable[[Maker], object], "
                    "options: Options) -> Lease"))
-      .def(
-          "wait",
-          [](Client& self, std::string_view name, std::uint64_t newer_than, Milliseconds ms) {
-            return call([&] { return self.wait(name, newer_than, timeout_of(ms)); });
-          },
-          nb::arg("name"), nb::arg("newer_than"), nb::arg("timeout_ms").none())
+      .def("wait", &wait, nb::arg("name"), nb::arg("newer_than"), nb::arg("timeout_ms").none())
       .def(
           "exists",
           [](Client& self, std::string_view name) {

@@ -19,6 +19,7 @@ NB_MODULE(_ext, module) {
   shmstore::python::bind_array_type(module);
   shmstore::python::bind_lease(module);
   shmstore::python::bind_client(module);
+  shmstore::python::bind_waits(module);
   module.def("note_main_thread", &shmstore::python::note_main_thread, nb::arg("ident"),
              "Tells on which thread Python runs signal handlers.");
 }

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <chrono>
 #include <optional>
+#include <utility>
 
 #include "array_type.hpp"
 #include "calls.hpp"
@@ -102,6 +103,14 @@ std::uint64_t Lease::address() const noexcept {
   return reinterpret_cast<std::uintptr_t>(data_);
 }
 
+std::optional<std::uint64_t> Lease::offset(std::uint64_t low, std::uint64_t high) const noexcept {
+  for (const std::byte* memory : {data_, draft_data_}) {
+    const auto start = reinterpret_cast<std::uintptr_t>(memory);
+    if (memory != nullptr && start <= low && high <= start + bytes_) return low - start;
+  }
+  return std::nullopt;
+}
+
 const char* Lease::sealed() const noexcept {
   switch (seal_) {
     case Seal::none: return nullptr;
@@ -140,8 +149,11 @@ void Lease::seal(bool hard, std::optional<std::int64_t> wait_ms) {
   SealOptions options;
   options.hard = hard;
   options.wait = timeout_of(wait_ms);
+  const EndlessWait waits(!wait_ms);
   locked([&] { return array_.seal(options); });
+  std::byte* const before = data_;
   describe();
+  if (data_ != before) draft_data_ = before;
   note_published();
 }
 
@@ -171,7 +183,7 @@ void Lease::abort() {
 }
 
 void Lease::release() {
-  data_ = nullptr;
+  data_ = draft_data_ = nullptr;
   locked([&] { return array_.release(); });
 }
 
@@ -218,9 +230,22 @@ PyType_Slot lease_slots[] = {
     {0, nullptr},
 };
 
-/// Reference count of a local variable of the caller that nothing else refers to, when it is passed
-/// to a function of this module. Two, or one where the interpreter passes locals without counting.
-Py_ssize_t own_references = 1;
+/// How often `argument`, with which a function of this module is called, is referred to when one
+/// variable, attribute or item does: by that, and by the call. Since 3.14 the call may do without a
+/// reference of its own to a local variable.
+Py_ssize_t references_of_one(PyObject* argument) noexcept {
+#if PY_VERSION_HEX >= 0x030e0000 && !defined(Py_GIL_DISABLED)
+  // The interpreter tells it of objects with one reference only.
+  const Py_ssize_t references = Py_REFCNT(argument);
+  Py_SET_REFCNT(argument, 1);
+  const bool counted = PyUnstable_Object_IsUniqueReferencedTemporary(argument) != 0;
+  Py_SET_REFCNT(argument, references);
+  return counted ? 2 : 1;
+#else
+  static_cast<void>(argument);
+  return 2;
+#endif
+}
 
 /// The lease at the end of the chain that begins at `array`, or nothing. `alone` tells whether each
 /// link is referred to by the one before only.
@@ -254,11 +279,22 @@ bool has_lease(nb::handle array) {
   return chain_end(array, alone).is_valid();
 }
 
+void move_array(nb::handle array, nb::handle root) {
+  const nb::object base = direct_base(root);
+  if (!nb::isinstance<Lease>(base)) return;
+  ArrayMemory& memory = memory_of(array);
+  const auto* lease = nb::inst_ptr<Lease>(base);
+  if (lease->moved(memory.data) == nullptr) return;
+  memory.data = lease->moved(memory.data);
+  PyObject* const before = std::exchange(memory.base, root.inc_ref().ptr());
+  Py_XDECREF(before);
+}
+
 bool release_array(nb::handle array) {
   const Py_ssize_t references = Py_REFCNT(array.ptr());
   const bool shared = is_shared_array(array);
   // A plain array may be the root that others hang on.
-  bool alone = shared && references <= own_references;
+  bool alone = shared && references <= references_of_one(array.ptr());
   nb::object end = chain_end(array, alone);
   if (!end.is_valid()) {
     if (shared) return true;
@@ -281,6 +317,7 @@ void bind_lease(nb::module_& module) {
                     "Owns a lease and its mapping; exports the bytes by the buffer protocol.")
       .def_prop_ro("valid", &Lease::valid)
       .def_prop_ro("address", &Lease::address)
+      .def("offset", &Lease::offset, nb::arg("low"), nb::arg("high"))
       .def_prop_ro("id", &Lease::id)
       .def_prop_ro("store_id", &Lease::store_id)
       .def_prop_ro("name", &Lease::name)
@@ -305,10 +342,10 @@ void bind_lease(nb::module_& module) {
       .def("let_go", &Lease::let_go, nb::arg("half_written"));
   module.def("release", &release_array, nb::arg("x"),
              nb::sig("def release(x: numpy.typing.NDArray[typing.Any]) -> bool"), kReleaseDoc);
-  module.def(
-      "calibrate", [](nb::handle probe) { own_references = Py_REFCNT(probe.ptr()); },
-      nb::arg("probe"), nb::sig("def calibrate(probe: object) -> None"),
-      "Learns how this interpreter counts references to arguments.");
+  module.def("move_array", &move_array, nb::arg("array"), nb::arg("root"),
+             nb::sig("def move_array(array: numpy.typing.NDArray[typing.Any], "
+                     "root: numpy.typing.NDArray[typing.Any]) -> None"),
+             "Lets an array of before a seal lie where the lease of ``root`` shows it now.");
 }
 
 }  // namespace shmstore::python

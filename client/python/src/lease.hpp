@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "shmstore/client.hpp"
@@ -37,6 +38,16 @@ class Lease {
   // -- what it is; under the GIL ----------------------------------------------------------------
   [[nodiscard]] bool valid() const noexcept { return data_ != nullptr; }
   [[nodiscard]] std::uint64_t address() const noexcept;
+  /// Where the bytes from `low` to before `high` are in the array: in the memory that it shows, or
+  /// in that of before it was sealed. Nothing: elsewhere.
+  [[nodiscard]] std::optional<std::uint64_t> offset(std::uint64_t low,
+                                                    std::uint64_t high) const noexcept;
+  /// Where what was at `before` the seal is now; null for what was not in the array.
+  [[nodiscard]] std::byte* moved(const std::byte* before) const noexcept {
+    const bool inside = draft_data_ != nullptr && before >= draft_data_ &&
+                        before - draft_data_ <= static_cast<std::ptrdiff_t>(bytes_);
+    return inside ? data_ + (before - draft_data_) : nullptr;
+  }
   [[nodiscard]] std::uint64_t id() const noexcept { return id_; }
   [[nodiscard]] std::uint64_t store_id() const noexcept { return store_id_; }
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
@@ -89,6 +100,7 @@ class Lease {
   pid_t mutex_pid_;  ///< In a forked child the mutex may be held by a thread that is not there.
 
   std::byte* data_ = nullptr;
+  std::byte* draft_data_ = nullptr;  ///< Of before the seal; stays valid for what points there.
   std::uint64_t id_ = 0, store_id_ = 0, bytes_ = 0, version_ = 0;
   std::int64_t exports_ = 0;
   std::string name_, dtype_;
@@ -109,6 +121,11 @@ void count_buffer(nb::handle array, int change);
 
 /// Whether the memory of `array` is that of a lease, valid or not.
 bool has_lease(nb::handle array);
+
+/// After the array's seal: lets `array`, an ndarray that lies in the memory of before, lie at the
+/// same place of what the lease of `root` shows now, and be based on `root`. In place, because
+/// callers refer to it. Nothing happens to an array that lies elsewhere.
+void move_array(nb::handle array, nb::handle root);
 
 /// Ends the lease under `array`, a SharedArray, if nothing but the caller refers to it: no other
 /// name or container, no view of it, no buffer. `array` is empty then. False: nothing was changed.
