@@ -252,6 +252,40 @@ def test_arrays_without_a_name_go_by_their_id(store, tmp_path):
     assert store.refused("info", "%none")[0] == "invalid_argument"
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, who may open what another user made")
+def test_a_foreign_array_without_a_name_goes_by_its_id(store):
+    """An id is asked for as it is, not looked up in the list, which has one's own arrays only."""
+    os.chmod(store.folder, 0o711)
+    os.chmod(store.socket, 0o666)
+    other = store.python(
+        "import os, sys, numpy as np, shmstore as shm\n"
+        "os.setgroups([]), os.setgid(12345), os.setuid(12345)\n"
+        "sealed, shared = shm.put(None, np.ones(3)), shm.create(None, 3, mutable=True)\n"
+        "shared = shm.handle(shared)  # which others may seal\n"
+        "print(shared.id, sealed.shm.id, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    shared, sealed = ("%" + id for id in other.stdout.readline().split())
+    assert store.json("ls") == []
+    assert f"id        {sealed[1:]}\n" in store.ctl("info", sealed)
+    assert store.ctl("seal", sealed) == f"{sealed} was sealed already\n"
+    assert store.ctl("repair", shared) == f"{shared} was not broken\n"
+    assert store.ctl("seal", shared) == f"{shared} is sealed\n"
+    assert store.ctl("chmod", "0400", shared) == f"{shared} has perms 0400\n"
+    assert "holder" in store.ctl("unkeep", shared)
+    assert store.refused("keep", shared)[0] == "invalid_argument"
+
+
+def test_a_named_array_goes_by_its_id_as_well(store):
+    store.ctl("create", "x", "--shape", "3", "--dtype", "f8")
+    target = "%" + store.json("info", "x")["id"]
+    assert "x\n" in store.ctl("info", target)
+    assert store.ctl("keep", target, "--ttl", "3600") == f"{target} is kept for 1h\n"
+    assert store.ctl("chmod", "0400", target) == f"{target} has perms 0400\n"
+    assert store.ctl("unkeep", target) == f"{target} is gone: nobody held it\n"
+    assert store.refused("info", target)[0] == "not_found"
+
+
 # --- watch ---------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,7 @@
 #include "connect.hpp"
 
 #include <charconv>
-#include <vector>
+#include <utility>
 
 #include "json.hpp"
 
@@ -11,8 +11,6 @@ using shmstore::AnyArray;
 using shmstore::ArrayInfo;
 using shmstore::AttachOptions;
 using shmstore::Client;
-using shmstore::ErrorCode;
-using shmstore::make_error;
 
 Result<Client> connect(const Globals& globals, Autostart autostart,
                        std::function<bool()> interrupted) {
@@ -46,25 +44,22 @@ Result<AnyArray> attach(Client& client, std::string_view target, const AttachOpt
 }
 
 Result<ArrayInfo> find_info(Client& client, std::string_view target) {
-  if (!id_of(target)) return client.info(target);
-  Result<std::vector<ArrayInfo>> arrays = client.list();
-  if (!arrays) return arrays.error();
-  for (ArrayInfo& info : *arrays) {
-    if (info.id == target.substr(1)) return std::move(info);
+  const std::optional<std::uint64_t> id = id_of(target);
+  return id ? client.info(shmstore::ArrayId{*id}) : client.info(target);
+}
+
+Result<std::string> admin_on(Client& client, std::string_view op, std::string_view target,
+                             std::string_view key, std::string value) {
+  std::pair<std::string_view, std::string> array{"id", {}};
+  if (id_of(target)) {
+    array.second = json_quote(target.substr(1));
+  } else {
+    Result<std::string> resolved = Client::resolve_name(target);
+    if (!resolved) return resolved;
+    array = {"name", json_quote(*resolved)};
   }
-  return make_error(ErrorCode::not_found, "id: there is no array " + std::string(target));
-}
-
-Result<std::string> target_json(std::string_view target) {
-  if (id_of(target)) return json_object({{"id", json_quote(target.substr(1))}});
-  Result<std::string> resolved = Client::resolve_name(target);
-  if (!resolved) return resolved.error();
-  return json_object({{"name", json_quote(*resolved)}});
-}
-
-Result<std::string> admin_on(Client& client, std::string_view op, std::string_view target) {
-  Result<std::string> request = target_json(target);
-  return request ? client.admin(op, *request) : request;
+  if (key.empty()) return client.admin(op, json_object({array}));
+  return client.admin(op, json_object({array, {key, std::move(value)}}));
 }
 
 }  // namespace shmctl

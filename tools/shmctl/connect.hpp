@@ -34,11 +34,10 @@ enum class Autostart {
 [[nodiscard]] Result<shmstore::ArrayInfo> find_info(shmstore::Client& client,
                                                     std::string_view target);
 
-/// The request that names the array: {"name": …} or {"id": …}.
-[[nodiscard]] Result<std::string> target_json(std::string_view target);
-
-/// One admin operation on one array. `target` as the user wrote it (`x`, `~alice/x`, `%123`).
+/// One admin operation on one array. `target` as the user wrote it (`x`, `~alice/x`, `%123`); `key`
+/// and `value`, JSON text, are what the request says beside it.
 [[nodiscard]] Result<std::string> admin_on(shmstore::Client& client, std::string_view op,
-                                           std::string_view target);
+                                           std::string_view target, std::string_view key = {},
+                                           std::string value = {});
 
 }  // namespace shmctl
