@@ -16,6 +16,7 @@ Registry::~Registry() = default;
 
 void Registry::Impl::begin(Now at, Effects& effects) {
   now = at;
+  if (!began) began = at;
   out = &effects;
 }
 

@@ -83,19 +83,8 @@ void Registry::Impl::attach(Session& session, RequestId request, AttachSpec spec
   } else if (line != nullptr) {
     reply(session, request, kOp, held(*line, session));
   } else {
-    reply(session, request, kOp, timed_out(why_not_now(session, spec)));
+    reply(session, request, kOp, timed_out(not_ready(session, spec)));
   }
-}
-
-// REQUIRES: it would have to wait, and for no turn.
-std::string Registry::Impl::why_not_now(const Session& session, const AttachSpec& spec) const {
-  const Array* array = arrays.find(spec.id);
-  if (!spec.id.valid()) {
-    const NameEntry* entry = find_entry(resolve(session, spec.name));
-    array = entry == nullptr ? nullptr : entry->visible();
-  }
-  if (array != nullptr && array->hard_seal) return being_sealed(*array);
-  return "the array is not sealed yet, or not newer";
 }
 
 void Registry::Impl::wait_to_attach(Session& session, RequestId request, const AttachSpec& spec,

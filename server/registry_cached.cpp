@@ -42,9 +42,8 @@ void Registry::Impl::cached(Session& session, RequestId request, const Qualified
     become_loader(session, make_entry(name));
     reply(session, request, kOp, LoaderRole{});
   } else if (Array* line = std::get<MustWait>(outcome).line; timeout_ms == 0) {
-    reply(
-        session, request, kOp,
-        line != nullptr ? held(*line, session) : timed_out(label(name) + " is still being loaded"));
+    reply(session, request, kOp,
+          line != nullptr ? held(*line, session) : timed_out(not_ready(name, 0)));
   } else if (Waiter* waiter =
                  add_waiter(session, request, kOp, deadline_of(timeout_ms), CachedJob{})) {
     stand_in_line(*waiter, line);

@@ -67,10 +67,11 @@ std::optional<Error> Registry::Impl::check_clash(const Session& session,
     if (there == nullptr && !loaded) return std::nullopt;
     std::string text = "name: " + label(spec.name) + " exists already";
     if (there == nullptr) {
-      text = "name: " + label(spec.name) + " is being loaded by pid " +
-             std::to_string(entry->loader->identity.pid);
+      text = "name: " + label(spec.name) + " is being loaded by " + named(entry->loader->identity);
     } else if (there->state == State::draft) {
-      text += " as a draft";
+      text = "name: " + not_ready(*there, 0);
+    } else {
+      text += "; replace=True publishes a new version of it";
     }
     return make_error(ErrorCode::already_exists, std::move(text));
   }

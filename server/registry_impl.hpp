@@ -273,7 +273,7 @@ struct Registry::Impl {
   static Error denied(const Array& array, std::string_view what);
   static Error denied(ArrayId id);
   static Error denied_by_id(const Identity& who, const Array& array, std::string_view what);
-  static Error not_found(const QualifiedName& name);
+  Error not_found(const QualifiedName& name) const;
   static Error not_found(ArrayId id);
   Result<Array*> find_target(const Session& session, const Target& target, Access access) const;
   Result<Array*> find_owned(const Session& session, const Target& target,
@@ -344,6 +344,10 @@ struct Registry::Impl {
   void cancel(Session& session, RequestId request, RequestId target);
   void stop_waiting(Waiter& waiter);
   static Error timed_out(const std::string& what);
+  std::string not_ready(const QualifiedName& name, std::uint64_t newer_than) const;
+  std::string not_ready(const Array& array, std::uint64_t newer_than) const;
+  std::string not_ready(const Session& session, const AttachSpec& spec) const;
+  std::string still_missing(const Waiter& waiter) const;
 
   // registry_create.cpp
   void create(Session& session, RequestId request, CreateSpec spec);
@@ -365,7 +369,6 @@ struct Registry::Impl {
   /// `seq`: the waiter's, whose place in a line counts.
   Outcome try_attach(Session& session, const AttachSpec& spec, std::uint64_t seq = kLastInLine);
   static Outcome by_state(Array& array, const AttachSpec& spec);
-  std::string why_not_now(const Session& session, const AttachSpec& spec) const;
   void wait_to_attach(Session& session, RequestId request, const AttachSpec& spec, Array* line);
   void grant_attach(Session& session, RequestId request, Array& array, const AttachSpec& spec);
   void answer_attach(Waiter& waiter, const Outcome& outcome);
@@ -424,6 +427,7 @@ struct Registry::Impl {
 
   // Constant during a call.
   Now now;
+  std::optional<Now> began;  ///< The first request's time.
   Effects* out = nullptr;
 
   // Owned objects.

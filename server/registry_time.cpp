@@ -52,7 +52,7 @@ void Registry::Impl::expire(Waiter& waiter) {
     const std::string who = held(*waiter.line, *waiter.session).text;
     return answer(waiter, timed_out("passed; " + who.substr(who.find(": ") + 2)));
   }
-  answer(waiter, timed_out("passed while waiting"));
+  answer(waiter, timed_out("passed; " + still_missing(waiter)));
 }
 
 }  // namespace shmstore::server

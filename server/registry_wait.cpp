@@ -153,11 +153,54 @@ void Registry::Impl::wait(Session& session, RequestId request, const QualifiedNa
   } else if (Array* const* array = std::get_if<Array*>(&outcome)) {
     reply(session, request, kOp, Waited{(*array)->id, (*array)->version, (*array)->state});
   } else if (timeout_ms == 0) {
-    reply(session, request, kOp, timed_out("no version to wait for of " + label(name)));
+    reply(session, request, kOp, timed_out(not_ready(name, newer_than)));
   } else if (Waiter* waiter =
                  add_waiter(session, request, kOp, deadline_of(timeout_ms), NameJob{newer_than})) {
     wait_on_name(*waiter, make_entry(name));
   }
+}
+
+// -- what is waited for --------------------------------------------------------------------------
+
+// Of a name that was waited for in vain, for whom may read what is there.
+std::string Registry::Impl::not_ready(const QualifiedName& name, std::uint64_t newer_than) const {
+  const NameEntry* entry = find_entry(name);
+  const Array* array = entry == nullptr ? nullptr : entry->visible();
+  if (array != nullptr) return not_ready(*array, newer_than);
+  if (entry == nullptr || entry->loader == nullptr) return "there is no " + label(name) + " yet";
+  return label(name) + " is still being loaded by " + named(entry->loader->identity);
+}
+
+std::string Registry::Impl::not_ready(const Array& array, std::uint64_t newer_than) const {
+  if (array.hard_seal) return being_sealed(array);
+  if (array.state != State::draft) {
+    const std::string version = std::to_string(array.version);
+    return array.version > newer_than
+               ? label(array) + " is " + std::string(to_string(array.state))
+               : label(array) + " is at version " + version + ", no later one was published";
+  }
+  const Session* creator = find_session(array.creator);
+  std::string text = label(array) + " is a draft that ";
+  text += creator == nullptr ? "its creator" : named(creator->identity);
+  const double age_s = std::max(0.0, now.wall_s - array.created_s);
+  return text + " made " + std::to_string(static_cast<std::int64_t>(age_s)) +
+         " s ago and has not sealed yet";
+}
+
+std::string Registry::Impl::not_ready(const Session& session, const AttachSpec& spec) const {
+  const Array* array = arrays.find(spec.id);
+  if (!spec.id.valid()) return not_ready(resolve(session, spec.name), spec.newer_than);
+  return array == nullptr ? "the array is gone" : not_ready(*array, 0);
+}
+
+std::string Registry::Impl::still_missing(const Waiter& waiter) const {
+  if (const auto* job = std::get_if<AttachJob>(&waiter.job)) {
+    return not_ready(*waiter.session, job->spec);
+  }
+  if (waiter.entry == nullptr) return "while waiting";
+  const auto* job = std::get_if<NameJob>(&waiter.job);
+  return not_ready({waiter.entry->uid, std::string(waiter.entry->name)},
+                   job == nullptr ? 0 : job->newer_than);
 }
 
 // -- cancel ---------------------------------------------------------------------------------------

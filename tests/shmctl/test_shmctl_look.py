@@ -259,9 +259,11 @@ def test_a_foreign_array_without_a_name_goes_by_its_id(store):
     os.chmod(store.socket, 0o666)
     other = store.python(
         "import os, sys, numpy as np, shmstore as shm\n"
+        "shm.handle(shm.put(None, [1]))  # imports what the other user may not be able to\n"
         "os.setgroups([]), os.setgid(12345), os.setuid(12345)\n"
-        "sealed, shared = shm.put(None, np.ones(3)), shm.create(None, 3, mutable=True)\n"
-        "shared = shm.handle(shared)  # which others may seal\n"
+        "c = shm.connect(os.environ['SHMSTORE_SOCKET'])\n"
+        "sealed, shared = c.put(None, np.ones(3)), c.create(None, 3, mutable=True)\n"
+        "shared = c.handle(shared)  # which others may seal\n"
         "print(shared.id, sealed.shm.id, flush=True)\n"
         "sys.stdin.read()\n"
     )

@@ -176,3 +176,45 @@ TEST_CASE("attach: one session may wait for so much only") {
   store.leave(reader);
   CHECK(store.registry.counts().waits == 0);
 }
+
+TEST_CASE("attach: a wait that was in vain names the array, its state and its creator") {
+  Store store;
+  const SessionId alice = store.join(kAlice), reader = store.join(kAlice);
+  store.now.boot_ms += 3'600'000;
+  store.draft(alice, "grid");
+  store.now.wall_s += 7;
+  const std::string draft =
+      "'~1000/grid' is a draft that pid 10001 (test) made 7 s ago and has not sealed yet";
+  CHECK(store.error(store.attach(reader, by_name("grid"))).text == "timeout: " + draft);
+  const RequestId late = store.attach(reader, by_name("grid", 5));
+  const RequestId later = store.wait(reader, {kAlice, "none"}, 0, 5);
+  store.put(alice, "old");
+  AttachSpec newer = by_name("old");
+  newer.newer_than = 3;
+  CHECK(store.error(store.attach(reader, newer)).text ==
+        "timeout: '~1000/old' is at version 1, no later one was published");
+  store.tick(5);
+  CHECK(store.error(late).text == "timeout: passed; " + draft);
+  CHECK(store.error(later).text == "timeout: passed; there is no '~1000/none' yet");
+}
+
+TEST_CASE("attach: what is not found says why it may have gone, and whether the store is new") {
+  Store store;
+  const SessionId alice = store.join(kAlice);
+  store.attach(alice, by_name("none"));
+  store.now.boot_ms += 12'000;
+  const std::string gone =
+      "name: there is no '~1000/none'; an array that is not kept goes with its last holder";
+  CHECK(store.error(store.attach(alice, by_name("none"))).text ==
+        gone + ", and this store is new: it began 12 s ago");
+  store.now.boot_ms += 3'600'000;
+  CHECK(store.error(store.attach(alice, by_name("none"))).text == gone);
+}
+
+TEST_CASE("create: a name that is taken says how to take it all the same") {
+  Store store;
+  const SessionId alice = store.join(kAlice);
+  store.put(alice, "grid");
+  CHECK(store.error(store.create(alice, Store::spec("grid"))).text ==
+        "name: '~1000/grid' exists already; replace=True publishes a new version of it");
+}
