@@ -177,6 +177,8 @@ def run_block(block, folder, environment, compss):
         done = run_group([*program, script.name], folder, environment)
     output = done.stdout + done.stderr
     assert done.returncode == 0, f"{block}: exit status {done.returncode}\n{output}"
+    warned = re.search(rf"{script.name}:\d+: \w*Warning", done.stderr)
+    assert not warned, f"{block}: a reader would be warned\n{output}"
     return done.stdout
 
 

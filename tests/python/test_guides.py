@@ -112,6 +112,7 @@ def page(text):
     "text, words",
     [
         ("```python\nraise KeyError('planted')\n```", "planted"),
+        ("```python\nimport warnings\nwarnings.warn('planted')\n```", "would be warned"),
         ("```sh\nfalse | true\nls missing\n```", "missing"),
         ("```python\nprint(1)\n```\n<!-- test: printed -->\n```\n2\n```", "expected"),
         ("<!-- test: terminal a -->\n```python\n1 / 0\n```", "ZeroDivisionError"),
@@ -119,7 +120,7 @@ def page(text):
         ("<!-- test: save as a.cpp -->\n```cpp\nint main() { x; }\n```\n"
          "```sh\nc++ -std=c++20 a.cpp\n```", "error: .*x"),
     ],
-    ids=["python", "sh", "printed", "terminal", "shell", "cpp"],
+    ids=["python", "warning", "sh", "printed", "terminal", "shell", "cpp"],
 )  # fmt: skip
 def test_a_broken_block_is_found(text, words, tmp_path):
     """The canary: what is planted here has to fail."""
