@@ -91,11 +91,23 @@ Result<void> AnyArray::seal(const SealOptions& options) {
   });
 }
 
-Result<void> AnyArray::handover(bool once) {
+Result<void> AnyArray::handover() {
   return guarded([&]() -> Result<void> {
-    if (lease_) return lease_->handover(once);
+    if (!lease_) return make_error(ErrorCode::invalid_argument, "array: the handle is empty");
+    Result<std::uint64_t> handle = lease_->handover(false);
+    return handle ? Result<void>() : Result<void>(handle.error());
+  });
+}
+
+Result<std::uint64_t> AnyArray::handover_once() {
+  return guarded([&]() -> Result<std::uint64_t> {
+    if (lease_) return lease_->handover(true);
     return make_error(ErrorCode::invalid_argument, "array: the handle is empty");
   });
+}
+
+void AnyArray::received(std::uint64_t handle) noexcept {
+  if (lease_) lease_->received(handle);
 }
 
 Result<void> AnyArray::let_go(bool half_written) {

@@ -31,11 +31,11 @@ Result<void> check_access(Access access) {
 /// `name` is empty for an attach by id.
 Result<std::unique_ptr<Lease>> attach(const std::shared_ptr<State>& state,
                                       protocol::AttachRequest request, std::string_view name,
-                                      const AttachOptions& options) {
+                                      const AttachOptions& options, std::uint64_t handle = 0) {
   if (Result<void> access = check_access(options.access); !access) return access.error();
   Result<std::int64_t> timeout = wire_timeout(options.timeout, "timeout");
   if (!timeout) return timeout.error();
-  request.newer_than = options.newer_than;
+  request.newer_than = handle != 0 ? handle : options.newer_than;
   request.timeout_ms = *timeout;
   request.name_bytes = static_cast<std::uint16_t>(name.size());
   request.access = static_cast<std::uint8_t>(options.access);
@@ -52,6 +52,7 @@ Result<std::unique_ptr<Lease>> attach(const std::shared_ptr<State>& state,
   if (Result<void> adopted = lease->adopt(std::move(*connection), call); !adopted) {
     return adopted.error();
   }
+  if (handle != 0) lease->received(handle);
   return lease;
 }
 
@@ -73,14 +74,22 @@ Result<AnyArray> Client::attach_any(std::string_view name, const AttachOptions& 
 }
 
 Result<AnyArray> Client::attach_id(ArrayId id, std::uint64_t store_id, const AttachOptions& options,
-                                   bool from_handle) {
+                                   bool from_handle, std::uint64_t handle) {
   return guarded([&]() -> Result<AnyArray> {
     if (!id.valid()) return make_error(ErrorCode::invalid_argument, "id: must not be 0");
+    if (handle != 0 && options.newer_than != 0) {
+      return make_error(ErrorCode::invalid_argument, "newer_than: only with a name");
+    }
     protocol::AttachRequest request;
     request.id = id.raw;
     request.store_id = store_id;
-    if (from_handle) request.options |= protocol::kAttachHandover;
-    Result<std::unique_ptr<Lease>> lease = client_internal::attach(state_, request, {}, options);
+    if (handle != 0) {
+      request.options |= protocol::kAttachOnce;
+    } else if (from_handle) {
+      request.options |= protocol::kAttachHandover;
+    }
+    Result<std::unique_ptr<Lease>> lease =
+        client_internal::attach(state_, request, {}, options, handle);
     if (!lease) return lease.error();
     return AnyArray(std::move(*lease));
   });

@@ -441,6 +441,7 @@ union ChoreRequest {
   protocol::ReleaseRequest release;
   protocol::AbortRequest abort;
   protocol::CancelRequest cancel;
+  protocol::ReceivedRequest received;
 };
 
 }  // namespace
@@ -448,7 +449,12 @@ union ChoreRequest {
 std::size_t Connection::write_chore(const Chore& chore, void* target) noexcept {
   if (chore.op == Op::ping) return 0;
   if (chore.op == Op::cancel) {
-    const protocol::CancelRequest request{chore.cancels};
+    const protocol::CancelRequest request{chore.number};
+    std::memcpy(target, &request, sizeof request);
+    return sizeof request;
+  }
+  if (chore.op == Op::received) {
+    const protocol::ReceivedRequest request{chore.id.raw, chore.number};
     std::memcpy(target, &request, sizeof request);
     return sizeof request;
   }
@@ -563,6 +569,10 @@ void Connection::release(ArrayId id, Access access) noexcept {
 
 void Connection::abort(ArrayId id, Access access) noexcept {
   post_or_call({Op::abort, id, access, 0, {}});
+}
+
+void Connection::received(ArrayId id, std::uint64_t handle) noexcept {
+  post_or_call({Op::received, id, Access::read, handle, {}});
 }
 
 void Connection::give_up_loading(const QualifiedName& key) noexcept {

@@ -151,6 +151,8 @@ class Connection {
   void release(ArrayId id, Access access) noexcept;
   /// Drops a draft, or what is half-written, held with `access`; likewise.
   void abort(ArrayId id, Access access) noexcept;
+  /// Says that this process has what a handle for one receiver named; likewise.
+  void received(ArrayId id, std::uint64_t handle) noexcept;
   /// Gives up the role of loader, likewise.
   void give_up_loading(const QualifiedName& key) noexcept;
   /// The same as release() or abort() (`drops`), but says what came of it.
@@ -169,8 +171,8 @@ class Connection {
     protocol::Op op = protocol::Op::ping;
     ArrayId id;
     Access access = Access::read;
-    std::uint64_t cancels = 0;  ///< With op cancel: the request.
-    QualifiedName name;         ///< With op abort and no id: the key.
+    std::uint64_t number = 0;  ///< With op cancel the request, with op received the handle.
+    QualifiedName name;        ///< With op abort and no id: the key.
   };
   /// A call whose owner has gone away without a reply: what it may still be granted goes back.
   struct Orphan {

@@ -84,6 +84,9 @@ constexpr Point kPoints[] = {
     SHMSTORE_KILL_POINT("handover.before_send", handover, before_send),
     SHMSTORE_KILL_POINT("handover.after_send", handover, after_send),
     SHMSTORE_KILL_POINT("handover.after_reply", handover, after_reply),
+    SHMSTORE_KILL_POINT("received.before_send", received, before_send),
+    SHMSTORE_KILL_POINT("received.after_send", received, after_send),
+    SHMSTORE_KILL_POINT("received.after_reply", received, after_reply),
 };
 static_assert(std::ranges::equal(kPoints, kKillPoints, {}, &Point::name));
 

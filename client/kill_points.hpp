@@ -19,20 +19,21 @@
 namespace shmstore::client_internal {
 
 inline constexpr std::string_view kKillPoints[] = {
-    "hello.before_send",   "hello.after_send",     "hello.after_reply",   "ping.before_send",
-    "ping.after_send",     "ping.after_reply",     "create.before_send",  "create.after_send",
-    "create.after_reply",  "create.before_map",    "create.after_map",    "seal.before_send",
-    "seal.after_send",     "seal.after_reply",     "seal.before_map",     "seal.after_map",
-    "attach.before_send",  "attach.after_send",    "attach.after_reply",  "attach.before_map",
-    "attach.after_map",    "segment.before_send",  "segment.after_send",  "segment.after_reply",
-    "segment.before_map",  "segment.after_map",    "release.before_send", "release.after_send",
-    "release.after_reply", "release.before_map",   "release.after_map",   "release.before_unmap",
-    "release.after_unmap", "cached.before_send",   "cached.after_send",   "cached.after_reply",
-    "cached.before_map",   "cached.after_map",     "wait.before_send",    "wait.after_send",
-    "wait.after_reply",    "cancel.before_send",   "cancel.after_send",   "cancel.after_reply",
-    "abort.before_send",   "abort.after_send",     "abort.after_reply",   "abort.before_map",
-    "abort.after_map",     "abort.before_unmap",   "abort.after_unmap",   "handover.before_send",
-    "handover.after_send", "handover.after_reply",
+    "hello.before_send",    "hello.after_send",     "hello.after_reply",    "ping.before_send",
+    "ping.after_send",      "ping.after_reply",     "create.before_send",   "create.after_send",
+    "create.after_reply",   "create.before_map",    "create.after_map",     "seal.before_send",
+    "seal.after_send",      "seal.after_reply",     "seal.before_map",      "seal.after_map",
+    "attach.before_send",   "attach.after_send",    "attach.after_reply",   "attach.before_map",
+    "attach.after_map",     "segment.before_send",  "segment.after_send",   "segment.after_reply",
+    "segment.before_map",   "segment.after_map",    "release.before_send",  "release.after_send",
+    "release.after_reply",  "release.before_map",   "release.after_map",    "release.before_unmap",
+    "release.after_unmap",  "cached.before_send",   "cached.after_send",    "cached.after_reply",
+    "cached.before_map",    "cached.after_map",     "wait.before_send",     "wait.after_send",
+    "wait.after_reply",     "cancel.before_send",   "cancel.after_send",    "cancel.after_reply",
+    "abort.before_send",    "abort.after_send",     "abort.after_reply",    "abort.before_map",
+    "abort.after_map",      "abort.before_unmap",   "abort.after_unmap",    "handover.before_send",
+    "handover.after_send",  "handover.after_reply", "received.before_send", "received.after_send",
+    "received.after_reply",
 };
 
 /// Where in an operation.

@@ -210,9 +210,9 @@ Result<void> Lease::release() {
   return connection_->give_back(id_, granted, drops);
 }
 
-Result<void> Lease::handover(bool once) {
+Result<std::uint64_t> Lease::handover(bool once) {
   if (!held_) return make_error(ErrorCode::invalid_argument, "array: the handle is empty");
-  if (state_->options().grace.count() == 0) return {};
+  if (state_->options().grace.count() == 0) return std::uint64_t{0};
   if (inherited()) return handover_inherited(once);
   protocol::HandoverRequest request;
   request.id = id_.raw;
@@ -220,11 +220,16 @@ Result<void> Lease::handover(bool once) {
   if (once) request.options |= protocol::kHandoverOnce;
   Call call(Op::handover);
   call.add(request);
-  return state_->call_on(*connection_, call);
+  if (Result<void> done = state_->call_on(*connection_, call); !done) return done.error();
+  if (!once) return std::uint64_t{0};
+  protocol::HandoverReply reply;
+  if (call.body().size() != sizeof reply) return bad_reply("its length is wrong");
+  std::memcpy(&reply, call.body().data(), sizeof reply);
+  return std::uint64_t{reply.handle};
 }
 
 /// In a forked child the lease is the parent's. The child's own session attaches for a moment.
-Result<void> Lease::handover_inherited(bool once) {
+Result<std::uint64_t> Lease::handover_inherited(bool once) {
   protocol::AttachRequest request;
   request.id = id_.raw;
   request.store_id = store_id_;
@@ -234,8 +239,16 @@ Result<void> Lease::handover_inherited(bool once) {
   call.add(request);
   Result<std::shared_ptr<Connection>> connection = state_->call(call);
   if (!connection) return connection.error();
-  if (Result<void> adopted = own->adopt(std::move(*connection), call); !adopted) return adopted;
+  if (Result<void> adopted = own->adopt(std::move(*connection), call); !adopted) {
+    return adopted.error();
+  }
   return own->handover(once);
+}
+
+/// The daemon reads it before the release of this lease, and after the attach that granted it: the
+/// array is held without a gap. Who is killed before has not received it.
+void Lease::received(std::uint64_t handle) noexcept {
+  if (held_ && !inherited() && connection_->alive()) connection_->received(id_, handle);
 }
 
 }  // namespace shmstore::client_internal

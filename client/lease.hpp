@@ -39,7 +39,11 @@ class Lease {
   /// Publishes; see AnyArray::seal.
   [[nodiscard]] Result<void> seal(const SealOptions& options);
 
-  [[nodiscard]] Result<void> handover(bool once);
+  /// The number of a handle for one receiver (`once`); 0: it is for many.
+  [[nodiscard]] Result<std::uint64_t> handover(bool once);
+
+  /// Says that the array of this handle for one receiver is mapped here.
+  void received(std::uint64_t handle) noexcept;
 
   /// Ends the lease, not the map; see AnyArray::let_go.
   [[nodiscard]] Result<void> let_go(bool half_written);
@@ -86,7 +90,7 @@ class Lease {
   Result<void> harden(const SealOptions& options);
   void read_through(MapRef reader) noexcept;
   Result<void> send_seal(bool hard, const SealOptions& options);
-  Result<void> handover_inherited(bool once);
+  Result<std::uint64_t> handover_inherited(bool once);
   Access granted_access() const noexcept;
   SegmentView view() const noexcept { return view(access_); }
   SegmentView view(Access access) const noexcept;

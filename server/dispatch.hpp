@@ -113,7 +113,7 @@ class Dispatcher {
     bool needs_hello;
     Handler handler;
   };
-  static const std::array<Entry, 15> kTable;
+  static const std::array<Entry, 16> kTable;
 
   [[nodiscard]] bool refuse_for_memory(SessionId session, Bytes message) noexcept;
   [[nodiscard]] Result<void> dispatch(SessionState& session, const Frame& frame);
@@ -130,6 +130,7 @@ class Dispatcher {
   Result<void> on_cancel(const Request& request);
   Result<void> on_abort(const Request& request);
   Result<void> on_handover(const Request& request);
+  Result<void> on_received(const Request& request);
   Result<void> on_reserved(const Request& request);
 
   /// Carries out what the registry asked for, also what that leads to.
@@ -145,6 +146,7 @@ class Dispatcher {
   void answer(const Completion& completion, const LoaderRole& role);
   void answer(const Completion& completion, const Sealed& sealed);
   void answer(const Completion& completion, const Waited& waited);
+  void answer(const Completion& completion, const HandedOver& handle);
   void answer(const Completion& completion, const Done& done);
   void begin_reply(const Completion& completion);
   void send_reply(SessionId session, DescriptorRef descriptor = {});

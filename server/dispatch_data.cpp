@@ -93,7 +93,7 @@ Result<void> check_versions(const HelloRequest& hello) {
 }  // namespace
 
 // Sorted by op, for the eye only.
-const std::array<Dispatcher::Entry, 15> Dispatcher::kTable = {{
+const std::array<Dispatcher::Entry, 16> Dispatcher::kTable = {{
     {Op::hello, "hello", false, &Dispatcher::on_hello},
     {Op::ping, "ping", true, &Dispatcher::on_ping},
     {Op::create, "create", true, &Dispatcher::on_create},
@@ -109,6 +109,7 @@ const std::array<Dispatcher::Entry, 15> Dispatcher::kTable = {{
     {Op::fork, "fork", true, &Dispatcher::on_reserved},
     {Op::put_batch, "put_batch", true, &Dispatcher::on_reserved},
     {Op::attach_batch, "attach_batch", true, &Dispatcher::on_reserved},
+    {Op::received, "received", true, &Dispatcher::on_received},
 }};
 
 Result<void> Dispatcher::on_hello(const Request& request) {
@@ -190,7 +191,9 @@ Result<void> Dispatcher::on_attach(const Request& request) {
     return make_error(ErrorCode::not_found, "id: this handle is of an earlier or another store");
   }
   spec.access = static_cast<Access>(fixed.access);
-  spec.newer_than = fixed.newer_than;
+  const bool once = (fixed.options & kAttachOnce) != 0;
+  spec.newer_than = once ? 0 : fixed.newer_than;
+  spec.handle = once ? fixed.newer_than : 0;
   spec.timeout_ms = fixed.timeout_ms;
   spec.renew_handover = (fixed.options & kAttachHandover) != 0;
   spec.repair = (fixed.options & kAttachRepair) != 0;
@@ -290,6 +293,16 @@ Result<void> Dispatcher::on_handover(const Request& request) {
   registry_.handover(request.session.id, request.header.request, ArrayId{handover->id},
                      handover->grace_ms == 0 ? kGraceMsDefault : handover->grace_ms,
                      (handover->options & kHandoverOnce) != 0, read_clock(), effects_);
+  run_effects();
+  check_after_request();
+  return {};
+}
+
+Result<void> Dispatcher::on_received(const Request& request) {
+  const Result<ReceivedRequest> received = parse_fixed<ReceivedRequest>(request.body);
+  if (!received) return received.error();
+  registry_.received(request.session.id, request.header.request, ArrayId{received->id},
+                     received->handle, read_clock(), effects_);
   run_effects();
   check_after_request();
   return {};

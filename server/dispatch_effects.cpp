@@ -153,6 +153,12 @@ void Dispatcher::answer(const Completion& completion, const Waited& waited) {
   send_reply(completion.session);
 }
 
+void Dispatcher::answer(const Completion& completion, const HandedOver& handle) {
+  begin_reply(completion);
+  writer_.put(HandoverReply{handle.number});
+  send_reply(completion.session);
+}
+
 void Dispatcher::answer(const Completion& completion, const Done&) {
   begin_reply(completion);
   send_reply(completion.session);

@@ -150,6 +150,12 @@ void Registry::handover(SessionId session, RequestId request, ArrayId id, std::u
              [&](Session& caller) { impl_->handover(caller, request, id, grace_ms, once); });
 }
 
+void Registry::received(SessionId session, RequestId request, ArrayId id, std::uint64_t handle,
+                        Now now, Effects& effects) {
+  impl_->run(session, request, protocol::Op::received, now, effects, id,
+             [&](Session& caller) { impl_->received(caller, request, id, handle); });
+}
+
 // -- answers to effects, time ---------------------------------------------------------------------
 
 void Registry::segment_ready(ArrayId id, Result<SegmentId> segment, Now now, Effects& effects) {
@@ -214,6 +220,7 @@ ArrayView Registry::Impl::view(const Array& array, std::int64_t boot_ms) const {
   }
   view.created_s = array.created_s;
   view.sealed_s = array.sealed_s;
+  view.in_flight = array.handles.size();
   for (const auto& lease : array.handovers) view.in_flight += in_flight(*lease);
   view.broken = array.broken;
   return view;

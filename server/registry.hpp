@@ -64,7 +64,8 @@ struct AttachSpec {
   std::uint64_t newer_than = 0;
   std::int64_t timeout_ms = 0;
   bool renew_handover = false;
-  bool repair = false;  ///< Exclusive access to a broken array, too.
+  std::uint64_t handle = 0;  ///< By the handle of this number, which is for one receiver.
+  bool repair = false;       ///< Exclusive access to a broken array, too.
 };
 
 /// Bytes of the daemon's own memory for an array beside its pages: its record, and what its name,
@@ -95,6 +96,10 @@ struct Waited {
   std::uint64_t version = 0;
   State state = State::sealed;
 };
+/// The number of a handle for one receiver; 0: it has become one for as many as come.
+struct HandedOver {
+  std::uint64_t number = 0;
+};
 struct Done {};
 
 /// The one answer to a request.
@@ -102,7 +107,7 @@ struct Completion {
   SessionId session = 0;
   RequestId request = 0;
   protocol::Op op = protocol::Op::ping;
-  std::variant<Error, Grant, LoaderRole, Sealed, Waited, Done> result;
+  std::variant<Error, Grant, LoaderRole, Sealed, Waited, HandedOver, Done> result;
 };
 
 /// Memory to get for a draft; answer with segment_ready().
@@ -188,7 +193,7 @@ struct HolderView {
 
 struct HolderPage {
   std::vector<HolderView> holders;
-  std::uint64_t leases = 0;  ///< All that there are.
+  std::uint64_t leases = 0;  ///< All that there are; those of handles count once a user.
 };
 
 struct ListPage {
@@ -232,8 +237,10 @@ class Registry {
             std::int64_t timeout_ms, Now, Effects&);
   void cancel(SessionId, RequestId, RequestId target, Now, Effects&);
   void abort(SessionId, RequestId, const Target&, Now, Effects&);
-  /// `once`: the handle goes to one receiver. The lease ends when all of them have attached.
+  /// `once`: the handle goes to one receiver. Its lease ends when that one has the array.
   void handover(SessionId, RequestId, ArrayId, std::uint64_t grace_ms, bool once, Now, Effects&);
+  /// The session has the array of a handle for one receiver, and holds it.
+  void received(SessionId, RequestId, ArrayId, std::uint64_t handle, Now, Effects&);
 
   // -- admin requests; answered by their result -------------------------------------------------
   Result<ArrayView> info(SessionId, const Target&, Now, Effects&);

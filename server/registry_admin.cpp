@@ -38,21 +38,19 @@ Result<HolderPage> Registry::holders(SessionId session, const Target& target, No
   const Result<Array*> array = impl_->look_at(session, target, now, effects);
   if (!array) return array.error();
   HolderPage page;
-  page.leases = (*array)->lease_count;
   for (const Lease* lease = (*array)->leases.first(); lease != nullptr; lease = lease->next) {
     if (page.holders.size() >= limit) break;
+    if (lease->session == nullptr) continue;
     HolderView holder;
-    if (lease->session != nullptr) {
-      holder.pid = lease->session->identity.pid;
-      holder.command = lease->session->identity.command;
-    }
+    holder.pid = lease->session->identity.pid;
+    holder.command = lease->session->identity.command;
     holder.uid = lease->uid;
     holder.access = lease->access;
     holder.since_s = lease->since_s;
-    holder.in_flight = Impl::in_flight(*lease);
-    holder.from_pid = lease->from_pid;
     page.holders.push_back(std::move(holder));
   }
+  page.leases = (*array)->lease_count - (*array)->handovers.size() - (*array)->handles.size();
+  Impl::list_handovers(**array, limit, page);
   return page;
 }
 

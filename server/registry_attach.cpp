@@ -101,16 +101,10 @@ void Registry::Impl::wait_to_attach(Session& session, RequestId request, const A
   }
 }
 
-// A handle that is used lives on: every hand-over lease of the array gets its grace again.
 void Registry::Impl::grant_attach(Session& session, RequestId request, Array& array,
                                   const AttachSpec& spec) {
-  if (spec.renew_handover) {
-    for (auto& lease : array.handovers) extend_handover(*lease, lease->grace_ms);
-    count_opened(array, session.identity.uid);
-  }
+  opened(session, array, spec);
   grant(session, request, protocol::Op::attach, array, spec.access);
-  const bool granted = find_lease(session, array.id, spec.access) != nullptr;
-  if (spec.renew_handover && granted) end_used_handover(array);
 }
 
 // REQUIRES: the outcome is no MustWait.

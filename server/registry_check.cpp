@@ -97,7 +97,13 @@ void check_leases(const Array& array, const std::string& who, Sums& sums, Checke
   check.expect(alone == 0 || maps == 1, who + "exclusive, yet shared");
   check.expect(alone == 1 || array.exclusive == nullptr, who + "exclusive to nobody");
   check.same(array.charge_leases, payers, who + "leases of the payer");
-  check.same(array.handovers.size(), handovers, who + "hand-over leases");
+  check.same(array.handovers.size() + array.handles.size(), handovers, who + "hand-over leases");
+  std::map<std::uint32_t, std::uint64_t> handles_of;
+  for (const auto& [number, lease] : array.handles) {
+    check.expect(lease->handle == number && number <= array.last_handle, who + "a handle's number");
+    ++handles_of[lease->uid];
+  }
+  check.expect(handles_of == array.handles_of, who + "handles by user");
   sums.leases += count;
   sums.timers += handovers;
 }

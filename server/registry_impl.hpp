@@ -34,8 +34,9 @@ struct NameEntry;
 struct Session;
 struct Waiter;
 
-/// What keeps an array alive: one per (session, array, access), or per (array, uid) with a timeout
-/// for a hand-over (session null). The number of leases is the reference count.
+/// What keeps an array alive: one per (session, array, access); or, with a timeout and no session,
+/// one per (array, uid) for handles that may be opened by many, and one per handle that is for one
+/// receiver. The number of leases is the reference count.
 struct Lease {
   Session* session = nullptr;
   Array* array = nullptr;
@@ -48,7 +49,7 @@ struct Lease {
   std::int64_t grace_ms = 0;
   std::int64_t deadline_ms = 0;
   std::uint64_t pickled = 0, opened = 0;
-  bool once = true;            ///< All of them went to one receiver each.
+  std::uint64_t handle = 0;    ///< The number of a handle for one receiver; 0: for many.
   std::int64_t from_pid = 0;   ///< Who pickled last,
   SessionId sender = 0;        ///< in which session,
   std::uint64_t sent_seq = 0;  ///< and when.
@@ -144,12 +145,16 @@ struct Array {
   std::uint64_t writer_count = 0;
   std::uint64_t map_count = 0;  ///< Leases that map: of sessions, and not only to hold.
   Lease* exclusive = nullptr;
-  std::vector<std::unique_ptr<Lease>> handovers;  ///< At most one per uid; also in `leases`.
-  std::uint64_t charged = 0;                      ///< Bytes of pages; with a segment iff not 0.
-  std::uint64_t record = 0;                       ///< Bytes of the daemon's own memory.
-  std::uint32_t charge_uid = 0;                   ///< Who pays for all of that.
-  std::optional<std::uint32_t> last_foreign;      ///< Other than the owner, the last to let go.
-  std::uint64_t charge_leases = 0;                ///< Leases of charge_uid.
+  // Hand-over leases, also in `leases`: at most one per uid, and those of handles for one receiver.
+  std::vector<std::unique_ptr<Lease>> handovers;
+  std::map<std::uint64_t, std::unique_ptr<Lease>> handles;  ///< By number.
+  std::map<std::uint32_t, std::uint64_t> handles_of;        ///< How many, by uid; none of 0.
+  std::uint64_t last_handle = 0;                            ///< No number is given out twice.
+  std::uint64_t charged = 0;                  ///< Bytes of pages; with a segment iff not 0.
+  std::uint64_t record = 0;                   ///< Bytes of the daemon's own memory.
+  std::uint32_t charge_uid = 0;               ///< Who pays for all of that.
+  std::optional<std::uint32_t> last_foreign;  ///< Other than the owner, the last to let go.
+  std::uint64_t charge_leases = 0;            ///< Leases of charge_uid.
 
   LinkedList<Waiter> attach_waiters;
   LinkedList<Waiter> seal_waiters;
@@ -211,13 +216,14 @@ enum class TimerKind : std::uint8_t {
   wait,
   ttl,
   handover,
+  handle,
   seal_retry
 };
 struct Timer {
   std::int64_t at_ms = 0;
   TimerKind kind = TimerKind::wait;
   std::uint64_t key = 0;   ///< wait: seq; else the array's raw id.
-  std::uint64_t more = 0;  ///< handover: uid.
+  std::uint64_t more = 0;  ///< handover: uid; handle: its number.
   friend bool operator<(const Timer& a, const Timer& b) {
     return std::tie(a.at_ms, a.kind, a.key, a.more) < std::tie(b.at_ms, b.kind, b.key, b.more);
   }
@@ -308,13 +314,25 @@ struct Registry::Impl {
   void segment(Session& session, RequestId request, ArrayId id, Access access);
   void release(Session& session, RequestId request, ArrayId id, Access access,
                std::uint32_t grants);
+  void settle_charge(Array& array);
+
+  // registry_handover.cpp
   void handover(Session& session, RequestId request, ArrayId id, std::uint64_t grace_ms, bool once);
+  std::optional<Error> check_handover(const Session& session, ArrayId id,
+                                      std::uint64_t grace_ms) const;
+  Result<Lease*> take_handover(Array& array, std::uint32_t uid);
+  Lease* take_handle(Array& array, std::uint32_t uid);
+  std::unique_ptr<Lease> make_handover(Array& array, std::uint32_t uid);
   void extend_handover(Lease& lease, std::int64_t grace_ms);
+  static Timer timer_of(const Lease& lease);
+  void opened(Session& session, Array& array, const AttachSpec& spec);
   static void count_opened(Array& array, std::uint32_t uid);
   static std::uint64_t in_flight(const Lease& lease);
+  void received(Session& session, RequestId request, ArrayId id, std::uint64_t handle);
   void end_handover(Array& array, std::uint32_t uid);
-  void end_used_handover(Array& array);
-  void settle_charge(Array& array);
+  void end_handle(Array& array, std::uint64_t number);
+  void forget_handover(Array& array, Lease& lease);
+  static void list_handovers(const Array& array, std::size_t limit, HolderPage& page);
 
   // registry_unread.cpp
   bool sender_ended(const Lease& lease) const;
@@ -468,6 +486,8 @@ struct Registry::Impl {
 /// "'name'", "'~1000/name'" or "array 123", for error texts.
 std::string label(const QualifiedName& name);
 std::string label(const Array& array);
+/// "this session has no lease …".
+Error no_lease(ArrayId id, Access access);
 /// "pid 12 (python)".
 std::string named(const Identity& who);
 

@@ -8,17 +8,17 @@
 namespace shmstore::server {
 namespace {
 
-Error no_lease(ArrayId id, Access access) {
-  return make_error(ErrorCode::invalid_argument, "id: this session has no lease '" +
-                                                     std::string(to_string(access)) +
-                                                     "' on array " + std::to_string(id.raw));
-}
-
 bool maps(const Lease& lease) {
   return lease.session != nullptr && lease.access != Access::hold;
 }
 
 }  // namespace
+
+Error no_lease(ArrayId id, Access access) {
+  return make_error(ErrorCode::invalid_argument, "id: this session has no lease '" +
+                                                     std::string(to_string(access)) +
+                                                     "' on array " + std::to_string(id.raw));
+}
 
 Lease* Registry::Impl::find_lease(Session& session, ArrayId id, Access access) {
   const auto found = session.leases.find({id.raw, access});
@@ -164,95 +164,6 @@ void Registry::Impl::release(Session& session, RequestId request, ArrayId id, Ac
     end_lease(*lease);
   }
   reply(session, request, protocol::Op::release, Done{});
-}
-
-// -- hand-over leases -----------------------------------------------------------------------------
-
-void Registry::Impl::handover(Session& session, RequestId request, ArrayId id,
-                              std::uint64_t grace_ms, bool once) {
-  const auto refuse = [&](Error error) {
-    reply(session, request, protocol::Op::handover, std::move(error));
-  };
-  if (grace_ms > protocol::kGraceMsMax) {
-    return refuse(make_error(ErrorCode::invalid_argument,
-                             "grace: " + std::to_string(grace_ms) + " ms, at most " +
-                                 std::to_string(protocol::kGraceMsMax) + " are allowed"));
-  }
-  if (!holds(session, id)) return refuse(no_lease(id, Access::read));
-  Array& array = at(id);
-  if (array.aborted) {
-    return refuse(make_error(ErrorCode::aborted, "id: the draft was dropped by its creator"));
-  }
-  if (array.state == State::dying) return refuse(not_found(id));
-  const std::uint32_t uid = session.identity.uid;
-  const auto same = [uid](const auto& lease) { return lease->uid == uid; };
-  auto found = std::find_if(array.handovers.begin(), array.handovers.end(), same);
-  if (found == array.handovers.end()) {
-    Result<void> charged = quota.charge(uid, Resource::leases, 1);
-    if (!charged) return refuse(charged.error());
-    auto lease = std::make_unique<Lease>();
-    lease->array = &array;
-    lease->uid = uid;
-    lease->since_s = now.wall_s;
-    link(*lease);
-    array.handovers.push_back(std::move(lease));
-    found = std::prev(array.handovers.end());
-  }
-  const std::uint64_t grace = grace_ms == 0 ? protocol::kGraceMsDefault : grace_ms;
-  extend_handover(**found, static_cast<std::int64_t>(grace));
-  ++(*found)->pickled;
-  (*found)->once = (*found)->once && once;
-  (*found)->from_pid = session.identity.pid;
-  (*found)->several_senders |= (*found)->sender != 0 && (*found)->sender != session.id;
-  (*found)->sender = session.id;
-  (*found)->sent_seq = next_seq++;
-  reply(session, request, protocol::Op::handover, Done{});
-}
-
-// Never shortens: the grace only grows, and time does not run backwards.
-void Registry::Impl::extend_handover(Lease& lease, std::int64_t grace_ms) {
-  lease.grace_ms = std::max(lease.grace_ms, grace_ms);
-  const std::uint64_t id = lease.array->id.raw;
-  timers.erase({lease.deadline_ms, TimerKind::handover, id, lease.uid});
-  lease.deadline_ms = now.boot_ms + lease.grace_ms;
-  timers.insert({lease.deadline_ms, TimerKind::handover, id, lease.uid});
-}
-
-std::uint64_t Registry::Impl::in_flight(const Lease& lease) {
-  return lease.pickled > lease.opened ? lease.pickled - lease.opened : 0;
-}
-
-// A handle was opened: most likely one that the same user had pickled.
-void Registry::Impl::count_opened(Array& array, std::uint32_t uid) {
-  Lease* other = nullptr;
-  for (const auto& lease : array.handovers) {
-    if (in_flight(*lease) == 0) continue;
-    other = lease.get();
-    if (lease->uid == uid) break;
-  }
-  if (other != nullptr) ++other->opened;
-}
-
-// Every handle has found its receiver, and nobody else can come. With leases of several users it
-// cannot be told whose handle it was.
-void Registry::Impl::end_used_handover(Array& array) {
-  if (array.handovers.size() != 1) return;
-  const Lease& lease = *array.handovers.front();
-  if (lease.once && in_flight(lease) == 0) end_handover(array, lease.uid);
-}
-
-// REQUIRES: there is one of this user.
-void Registry::Impl::end_handover(Array& array, std::uint32_t uid) {
-  const auto found = std::find_if(array.handovers.begin(), array.handovers.end(),
-                                  [uid](const auto& lease) { return lease->uid == uid; });
-  Lease& lease = **found;
-  timers.erase({lease.deadline_ms, TimerKind::handover, array.id.raw, uid});
-  quota.uncharge(uid, Resource::leases, 1);
-  unlink(lease);
-  array.handovers.erase(found);
-  room = true;
-  settle_charge(array);
-  mark(array);
 }
 
 // What a dying array takes is paid by somebody who still holds it: its owner cannot get rid of

@@ -162,9 +162,10 @@ void Registry::Impl::make_dying(Array& array) {
   unname(array);
   clear_ttl(array);
   array.kept = false;
+  while (!array.handovers.empty()) end_handover(array, array.handovers.back()->uid);
+  while (!array.handles.empty()) end_handle(array, array.handles.begin()->first);
   array.state = State::dying;
   array.broken.reset();
-  while (!array.handovers.empty()) end_handover(array, array.handovers.back()->uid);
   answer_all(array.attach_waiters, error);
   answer_all(array.seal_waiters, error);
   disband_line(array);

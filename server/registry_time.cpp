@@ -32,6 +32,7 @@ void Registry::Impl::fire(const Timer& timer) {
   switch (timer.kind) {
     case TimerKind::ttl: make_dying(*array); break;
     case TimerKind::handover: end_handover(*array, static_cast<std::uint32_t>(timer.more)); break;
+    case TimerKind::handle: end_handle(*array, timer.more); break;
     case TimerKind::seal_retry:
       array->wake_seal = true;
       mark(*array);

@@ -33,6 +33,10 @@ bool Registry::Impl::sender_ended(const Lease& lease) const {
 Lease* Registry::Impl::handover_of(const Timer& timer) const {
   Array* array = arrays.find(ArrayId{timer.key});
   if (array == nullptr) return nullptr;
+  if (timer.kind == TimerKind::handle) {
+    const auto found = array->handles.find(timer.more);
+    return found == array->handles.end() ? nullptr : found->second.get();
+  }
   for (const auto& lease : array->handovers) {
     if (lease->uid == timer.more) return lease.get();
   }
@@ -43,7 +47,7 @@ template <class F>
 void Registry::Impl::each_unread(std::optional<std::uint32_t> uid, F&& f) const {
   std::size_t looks = 0;
   for (auto at = timers.begin(); at != timers.end() && looks < kLooks; ++at, ++looks) {
-    if (at->kind != TimerKind::handover) continue;
+    if (at->kind != TimerKind::handover && at->kind != TimerKind::handle) continue;
     const Lease* lease = handover_of(*at);
     if (lease == nullptr || (uid && lease->uid != *uid) || !sender_ended(*lease)) continue;
     f(*at, *lease);
@@ -76,7 +80,12 @@ std::uint64_t Registry::Impl::end_unread(std::optional<std::uint32_t> uid, bool 
   });
   for (const Timer& timer : ended) {
     if (handover_of(timer) == nullptr) continue;  // It went with its array.
-    end_handover(at(ArrayId{timer.key}), static_cast<std::uint32_t>(timer.more));
+    Array& array = at(ArrayId{timer.key});
+    if (timer.kind == TimerKind::handle) {
+      end_handle(array, timer.more);
+    } else {
+      end_handover(array, static_cast<std::uint32_t>(timer.more));
+    }
   }
   return ended.size();
 }

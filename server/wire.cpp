@@ -61,6 +61,8 @@ const char* fault(const AttachRequest& r) noexcept {
   if (!is_access(r.access)) return "access is none of 1 to 5";
   if ((r.options & ~kAttachOptions) != 0) return "unknown options";
   if (r.id != 0 && r.name_bytes != 0) return "both an id and a name are given";
+  const bool once = (r.options & kAttachOnce) != 0;
+  if (once && (r.id == 0 || r.newer_than == 0)) return "a handle has an id and a number";
   return nullptr;
 }
 const char* fault(const SegmentRequest& r) noexcept {
@@ -88,6 +90,9 @@ const char* fault(const AbortRequest& r) noexcept {
 const char* fault(const HandoverRequest& r) noexcept {
   if ((r.options & ~kHandoverOnce) != 0) return "options: unknown bits are set";
   return zero(r.reserved) ? nullptr : "reserved bytes are not zero";
+}
+const char* fault(const ReceivedRequest&) noexcept {
+  return nullptr;
 }
 
 std::string_view take_text(Bytes& rest, std::size_t bytes) noexcept {
@@ -139,6 +144,7 @@ template Result<SegmentRequest> parse_fixed<SegmentRequest>(Bytes);
 template Result<ReleaseRequest> parse_fixed<ReleaseRequest>(Bytes);
 template Result<CancelRequest> parse_fixed<CancelRequest>(Bytes);
 template Result<HandoverRequest> parse_fixed<HandoverRequest>(Bytes);
+template Result<ReceivedRequest> parse_fixed<ReceivedRequest>(Bytes);
 template Result<Named<AttachRequest>> parse_named<AttachRequest>(Bytes);
 template Result<Named<CachedRequest>> parse_named<CachedRequest>(Bytes);
 template Result<Named<WaitRequest>> parse_named<WaitRequest>(Bytes);

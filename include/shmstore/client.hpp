@@ -223,9 +223,16 @@ class AnyArray {
   /// permission_denied, no_capacity (no room for the map).
   Result<void> seal(const SealOptions& options = {});
   /// Keeps the array alive for whoever gets its id by another way, for `grace` from now on. Each
-  /// attach_id() that says `from_handle` begins the time anew. `once`: for one receiver; when all
-  /// hand-overs of the array were such, and as many receivers have attached, it is kept no longer.
-  Result<void> handover(bool once = false);
+  /// attach_id() that says `from_handle` begins the time anew.
+  Result<void> handover();
+  /// The same for one receiver of this user, who gets the returned number as well, for attach_id():
+  /// when it has attached and mapped the array, that is kept for it no longer. A receiver that
+  /// fails or dies half-way leaves it there for the next try. 0: too many are on their way, or the
+  /// grace is 0; then it is as with handover().
+  Result<std::uint64_t> handover_once();
+  /// Says that this process, which has the array open, is the receiver of that number: what
+  /// attach_id() says by itself. Does not wait.
+  void received(std::uint64_t handle) noexcept;
   /// Ends the lease now, although pointers to the memory are left: a writable map is swapped for a
   /// private one at the same address (unless another handle of this process writes through it),
   /// and the destructor ends it. Through those pointers one may see what others write later; what
@@ -343,9 +350,11 @@ class Client {
   /// aborted (the draft waited for was dropped; the array is broken), busy.
   Result<AnyArray> attach_any(std::string_view name, const AttachOptions& options = {});
   /// Attaches by id; `store_id` 0 means this store. A handle of an earlier store is not_found.
-  /// `from_handle` renews the array's hand-over lease.
+  /// `from_handle` renews the array's hand-over lease, or ends that of the `handle` which
+  /// handover_once() returned, when the array is mapped.
   Result<AnyArray> attach_id(ArrayId id, std::uint64_t store_id = 0,
-                             const AttachOptions& options = {}, bool from_handle = false);
+                             const AttachOptions& options = {}, bool from_handle = false,
+                             std::uint64_t handle = 0);
 
   /// The array under `key`; made by `loader` if there is none, exactly once over all processes.
   /// `loader` runs on the calling thread, calls `make(dtype, shape)` once for the draft, fills it

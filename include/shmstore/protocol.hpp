@@ -63,10 +63,12 @@ enum class Op : std::uint16_t {
                    ///< (`aborted`, unless that reply was under way already).
   abort = 11,      ///< AbortRequest → empty. Drops a draft, gives up a loader's role, or an
                    ///< exclusive lease, half-written: the array is broken.
-  handover = 12,   ///< HandoverRequest → empty. Takes or renews the hand-over lease.
+  handover = 12,   ///< HandoverRequest → empty, with kHandoverOnce HandoverReply. Takes or renews
+                   ///< the hand-over lease.
   fork = 13,       ///< Reserved for the fast path: protocol_error.
   put_batch = 14,  ///< Reserved: protocol_error.
   attach_batch = 15,  ///< Reserved: protocol_error.
+  received = 16,      ///< ReceivedRequest → empty. Ends the hand-over lease of one handle.
 
   // Admin plane. TARGET is {"name": "x" or "~uid/x"} or {"id": "decimal", "store_id"?: "decimal"}.
   list = 64,       ///< {"prefix"?, "uid"?, "cursor"?, "limit"?}
@@ -204,7 +206,10 @@ struct SealReply {
 inline constexpr std::uint8_t kAttachHandover = 1U << 0U;  ///< By a pickled handle: renews its
                                                            ///< hand-over lease.
 inline constexpr std::uint8_t kAttachRepair = 1U << 1U;    ///< Exclusive: of a broken array, too.
-inline constexpr std::uint8_t kAttachOptions = 0x03;
+/// By a pickled handle that is for one receiver, whose number `newer_than` is: begins the grace of
+/// that handle's lease anew. `received` ends it, once the caller can reach the bytes.
+inline constexpr std::uint8_t kAttachOnce = 1U << 2U;
+inline constexpr std::uint8_t kAttachOptions = 0x07;
 
 /// Exclusive access: the array is mutable, and nobody else maps it. Who has to wait for it, or for
 /// an exclusive holder, is served in order of arrival; without a timeout the reply is busy and
@@ -214,7 +219,8 @@ inline constexpr std::uint8_t kAttachOptions = 0x03;
 struct AttachRequest {
   std::uint64_t id = 0;          ///< 0: by name.
   std::uint64_t store_id = 0;    ///< With an id from a handle: its store; 0: not checked.
-  std::uint64_t newer_than = 0;  ///< By name: wait for a version above this one; 0: any.
+  std::uint64_t newer_than = 0;  ///< By name: wait for a version above this one; 0: any. With
+                                 ///< kAttachOnce: the handle's number.
   std::int64_t timeout_ms = 0;   ///< Bounds the wait for a draft, for newer_than, for a turn.
   std::uint32_t ns_uid = QualifiedName::kOwn;
   std::uint16_t name_bytes = 0;
@@ -284,9 +290,22 @@ struct HandoverRequest {
   std::uint8_t reserved[7] = {};
 };
 
-/// The handle goes to one receiver, who opens it once. When all handles of an array were such and
-/// have been opened, the hand-over lease ends.
+/// The handle goes to one receiver. It gets a hand-over lease of its own, which ends when a session
+/// of the same user says `received`, or with its grace.
 inline constexpr std::uint8_t kHandoverOnce = 1U << 0U;
+
+/// Of a handle for one receiver.
+struct HandoverReply {
+  std::uint64_t handle = 0;  ///< Its number among those of the array. 0: too many are on their way;
+                             ///< this one has become a handle for as many as come.
+};
+
+/// The caller has what this handle named, and a lease on it. A number that is not known (its grace
+/// has passed, it is somebody else's, it was said before) is no error.
+struct ReceivedRequest {
+  std::uint64_t id = 0;
+  std::uint64_t handle = 0;
+};
 
 // Layout is the protocol: sizes and the position of padding must not drift.
 static_assert(sizeof(FrameHeader) == 16 && std::is_trivially_copyable_v<FrameHeader>);
@@ -305,5 +324,7 @@ static_assert(sizeof(WaitReply) == 24 && std::is_trivially_copyable_v<WaitReply>
 static_assert(sizeof(CancelRequest) == 8 && std::is_trivially_copyable_v<CancelRequest>);
 static_assert(sizeof(AbortRequest) == 16 && std::is_trivially_copyable_v<AbortRequest>);
 static_assert(sizeof(HandoverRequest) == 24 && std::is_trivially_copyable_v<HandoverRequest>);
+static_assert(sizeof(HandoverReply) == 8 && std::is_trivially_copyable_v<HandoverReply>);
+static_assert(sizeof(ReceivedRequest) == 16 && std::is_trivially_copyable_v<ReceivedRequest>);
 
 }  // namespace shmstore::protocol

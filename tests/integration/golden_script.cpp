@@ -14,16 +14,21 @@ struct NamedOp {
   Op op;
 };
 constexpr NamedOp kOps[] = {
-    {"hello", Op::hello},     {"ping", Op::ping},           {"create", Op::create},
-    {"seal", Op::seal},       {"attach", Op::attach},       {"segment", Op::segment},
-    {"release", Op::release}, {"cached", Op::cached},       {"wait", Op::wait},
-    {"cancel", Op::cancel},   {"abort", Op::abort},         {"handover", Op::handover},
-    {"fork", Op::fork},       {"put_batch", Op::put_batch}, {"attach_batch", Op::attach_batch},
-    {"list", Op::list},       {"info", Op::info},           {"holders", Op::holders},
-    {"status", Op::status},   {"keep", Op::keep},           {"unkeep", Op::unkeep},
-    {"remove", Op::remove},   {"chmod", Op::chmod},         {"metrics", Op::metrics},
-    {"watch", Op::watch},     {"selfcheck", Op::selfcheck}, {"gc", Op::gc},
-    {"quotas", Op::quotas},   {"event", Op::event},
+    {"hello", Op::hello},         {"ping", Op::ping},
+    {"create", Op::create},       {"seal", Op::seal},
+    {"attach", Op::attach},       {"segment", Op::segment},
+    {"release", Op::release},     {"cached", Op::cached},
+    {"wait", Op::wait},           {"cancel", Op::cancel},
+    {"abort", Op::abort},         {"handover", Op::handover},
+    {"received", Op::received},   {"fork", Op::fork},
+    {"put_batch", Op::put_batch}, {"attach_batch", Op::attach_batch},
+    {"list", Op::list},           {"info", Op::info},
+    {"holders", Op::holders},     {"status", Op::status},
+    {"keep", Op::keep},           {"unkeep", Op::unkeep},
+    {"remove", Op::remove},       {"chmod", Op::chmod},
+    {"metrics", Op::metrics},     {"watch", Op::watch},
+    {"selfcheck", Op::selfcheck}, {"gc", Op::gc},
+    {"quotas", Op::quotas},       {"event", Op::event},
 };
 
 std::uint16_t op_number(const std::string& name) {

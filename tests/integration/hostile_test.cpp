@@ -49,6 +49,9 @@ std::vector<std::string> good_frames() {
       frame(Op::cancel, 2, bytes_of(protocol::CancelRequest{})),
       frame(Op::abort, 2, named(protocol::AbortRequest{}, "fuzz-cached")),
       frame(Op::handover, 2, bytes_of(protocol::HandoverRequest{})),
+      frame(Op::handover, 2,
+            bytes_of(protocol::HandoverRequest{1, 5, protocol::kHandoverOnce, {}})),
+      frame(Op::received, 2, bytes_of(protocol::ReceivedRequest{1, 1})),
       frame(Op::fork, 2),
       frame(Op::put_batch, 2),
   };

@@ -108,7 +108,11 @@ class Script {
 
   void hand_over() {
     auto array = filled("put", put_bytes(*client_, "", kBytes, kScriptByte));
-    if (array) step("handover", array->handover());
+    if (!array) return;
+    step("handover", array->handover());
+    const Result<std::uint64_t> handle = array->handover_once();
+    step("handover once", handle);
+    if (handle) step("receive", client_->attach_id(array->id(), 0, no_wait(), true, *handle));
   }
 
   void cached() {

@@ -1,8 +1,11 @@
 """What goes through multiprocessing has one receiver, and lives no longer than that one wants."""
 
 import multiprocessing
+import os
 import pickle
+import resource
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -86,3 +89,84 @@ def test_results_of_a_pool_do_not_fill_the_store(tmp_path, monkeypatch):
         wait_until(lambda: client.stats()["used"] == 0, "the end of all results")
     finally:
         daemon.stop()
+
+
+def test_a_message_of_forking_pickler_may_be_read_by_many(client, pipe):
+    """For several ranks, or for a retry: only what a carrier pickles has one receiver."""
+    here, there = pipe
+    x = client.put(None, np.arange(4.0))
+    message = bytes(ForkingPickler.dumps([x, client.handle(x)]))
+    del x
+    for _ in range(3):
+        opened, handle = pickle.loads(message)
+        assert opened.tolist() == [0, 1, 2, 3] and handle.shape == (4,)
+        del opened, handle
+    there.send_bytes(message)
+    assert pickle.loads(here.recv_bytes())[0].tolist() == [0, 1, 2, 3]
+
+
+def test_a_receiver_out_of_descriptors_tries_again(client, pipe):
+    here, there = pipe
+    x = client.put(None, np.arange(4.0))
+    number = x.shm.id
+    there.send(x)
+    del x
+    message = here.recv_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        with pytest.raises(shmstore.NoCapacity):
+            pickle.loads(message)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    x = pickle.loads(message)
+    assert x.tolist() == [0, 1, 2, 3]
+    assert not waits_for_receivers(client, number)
+
+
+def test_a_handle_of_what_is_open_is_received_as_well(client, pipe):
+    x = client.put(None, np.arange(4.0))
+    first, second = through(pipe, x), through(pipe, x)
+    assert np.shares_memory(first, second)
+    assert client.info(id=x.shm.id)["in_flight"] == 0
+    assert not waits_for_receivers(client, x.shm.id)
+
+
+def test_a_handle_that_its_receiver_has_used_says_so(client, pipe):
+    here, there = pipe
+    there.send(client.put(None, np.arange(4.0)))
+    message = here.recv_bytes()
+    pickle.loads(message)
+    with pytest.raises(shmstore.NotFound, match="for one receiver, and that one has had it"):
+        pickle.loads(message)
+
+
+def hold(x, ready, done):
+    ready.send(float(x.sum()))
+    done.recv()
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_arguments_of_a_process_have_one_receiver(daemon, client, method, monkeypatch):
+    monkeypatch.setenv("SHMSTORE_SOCKET", daemon.socket)
+    context = multiprocessing.get_context(method)
+    ready, at_child = context.Pipe()
+    done, child_done = context.Pipe()
+    x = client.put(None, np.arange(4.0))
+    child = context.Process(target=hold, args=(x, at_child, child_done))
+    child.start()
+    assert ready.recv() == 6.0
+    assert not waits_for_receivers(client, x.shm.id)
+    done.send(None)
+    child.join()
+    assert child.exitcode == 0
+
+
+def test_handles_for_one_receiver_are_short(client, pipe):
+    here, there = pipe
+    x = client.create("a" * 255, (1, 1 << 24, 1, 1), "u1")
+    for array in (x, x[:, 1 : 1 << 23 : 3, :, ::-1]):
+        there.send(array)
+        assert len(here.recv_bytes()) <= 200

@@ -46,13 +46,13 @@ void Store::die(Key key) {
   Array& array = arrays.at(key);
   unname(key);
   array.aborted = array.state == State::draft;
+  for (std::size_t i = array.leases.size(); i-- > 0;) {
+    if (array.leases[i].session == 0) end_lease(key, i);
+  }
   array.state = State::dying;
   array.kept = false;
   array.ttl_at = kNever;
   const ErrorCode code = array.aborted ? ErrorCode::aborted : ErrorCode::not_found;
-  for (std::size_t i = array.leases.size(); i-- > 0;) {
-    if (array.leases[i].session == 0) end_lease(key, i);
-  }
   for (std::size_t i = waits.size(); i-- > 0;) {
     if (waits[i].array != key) continue;
     fail(waits[i].request, code);

@@ -41,11 +41,19 @@ void Store::grant(Session session, Request request, Key key, Access access) {
   say(request, answer);
 }
 
-void Store::open_handle(Session session, Key key) {
-  const Uid uid = sessions.at(session).uid;
+void Store::open_handle(const Wait& wait, Key key) {
+  const Uid uid = sessions.at(wait.session).uid;
+  if (wait.handle == 0 && wait.renew) return open_common_handle(uid, key);
+  for (Lease& lease : arrays.at(key).leases) {
+    const bool it = wait.handle != 0 && lease.handle == wait.handle && lease.uid == uid;
+    if (it) lease.deadline = std::max(lease.deadline, now + lease.grace);
+  }
+}
+
+void Store::open_common_handle(Uid uid, Key key) {
   Lease* whose = nullptr;
   for (Lease& lease : arrays.at(key).leases) {
-    if (lease.session != 0) continue;
+    if (lease.session != 0 || lease.handle != 0) continue;
     lease.deadline = std::max(lease.deadline, now + lease.grace);
     const bool better = whose == nullptr || whose->uid != uid;
     if (lease.on_the_way > 0 && better) whose = &lease;
@@ -53,20 +61,24 @@ void Store::open_handle(Session session, Key key) {
   if (whose != nullptr) --whose->on_the_way;
 }
 
-void Store::end_used_handover(Key key) {
-  const std::vector<Lease>& leases = arrays.at(key).leases;
-  const auto is_handover = [](const Lease& lease) { return lease.session == 0; };
-  if (std::count_if(leases.begin(), leases.end(), is_handover) != 1) return;
-  const auto one = std::find_if(leases.begin(), leases.end(), is_handover);
-  if (!one->once || one->on_the_way > 0) return;
-  end_lease(key, static_cast<std::size_t>(one - leases.begin()));
+void Store::received(Session session, Request request, Key key, std::uint64_t handle) {
+  if (!arrays.contains(key) || !holds(session, key)) {
+    fail(request, ErrorCode::invalid_argument);
+    return settle();
+  }
+  std::vector<Lease>& leases = arrays.at(key).leases;
+  const auto found = std::find_if(leases.begin(), leases.end(), [&](const Lease& lease) {
+    return handle != 0 && lease.handle == handle && lease.uid == sessions.at(session).uid;
+  });
+  if (found != leases.end()) end_lease(key, static_cast<std::size_t>(found - leases.begin()));
+  say(request, {});
+  settle();
 }
 
 void Store::perform(const Wait& wait, Key key) {
   if (wait.on == Wait::On::attach) {
-    if (wait.renew) open_handle(wait.session, key);
+    open_handle(wait, key);
     grant(wait.session, wait.request, key, wait.access);
-    if (wait.renew) end_used_handover(key);
   } else if (wait.on == Wait::On::cached && key < 0) {
     loaders[wait.name] = {wait.session, -1};
     Answer answer;
@@ -103,7 +115,8 @@ void Store::request(const Wait& wait, std::int64_t timeout_ms, ErrorCode at_once
 }
 
 void Store::attach(Session session, Request id, Key array, Name name, Access access,
-                   std::uint64_t newer_than, std::int64_t timeout_ms, bool renew, bool repair) {
+                   std::uint64_t newer_than, std::int64_t timeout_ms, bool renew, bool repair,
+                   std::uint64_t handle) {
   if ((repair && access != Access::exclusive) || (array != -1 && newer_than > 0)) {
     fail(id, ErrorCode::invalid_argument);
     return settle();
@@ -112,6 +125,7 @@ void Store::attach(Session session, Request id, Key array, Name name, Access acc
   wait.newer_than = newer_than;
   wait.renew = renew;
   wait.repair = repair;
+  wait.handle = handle;
   request(wait, timeout_ms, ErrorCode::timed_out);
 }
 
@@ -278,17 +292,21 @@ void Store::handover(Session session, Request request, Key key, std::uint64_t gr
     return settle();
   }
   const Uid uid = sessions.at(session).uid;
-  auto lease = std::find_if(array.leases.begin(), array.leases.end(),
-                            [&](const Lease& one) { return one.session == 0 && one.uid == uid; });
+  auto lease = std::find_if(array.leases.begin(), array.leases.end(), [&](const Lease& one) {
+    return !once && one.session == 0 && one.uid == uid && one.handle == 0;
+  });
   if (lease == array.leases.end()) {
     lease = array.leases.insert(array.leases.end(), Lease{0, uid, Access::read});
+    if (once) lease->handle = ++array.last_handle;
   }
   const auto grace = static_cast<std::int64_t>(grace_ms == 0 ? kGraceMsDefault : grace_ms);
   lease->grace = std::max(lease->grace, grace);
   lease->deadline = std::max(lease->deadline, now + lease->grace);
   ++lease->on_the_way;
-  lease->once = lease->once && once;
-  say(request, {});
+  Answer answer;
+  if (once) answer.kind = Kind::handed_over;
+  answer.handle = lease->handle;
+  say(request, answer);
   settle();
 }
 

@@ -107,6 +107,8 @@ void Pair::compare_answer(const server::Completion& done) {
     expect(should.kind == Kind::waited && ids_.at(should.array) == waited->id &&
                should.version == waited->version && should.state == waited->state,
            who + "waited");
+  } else if (const auto* handle = std::get_if<server::HandedOver>(&done.result)) {
+    expect(should.kind == Kind::handed_over && should.handle == handle->number, who + "handle");
   } else if (std::holds_alternative<server::LoaderRole>(done.result)) {
     expect(should.kind == Kind::loader, who + "loader");
   } else {
@@ -126,6 +128,9 @@ void Pair::compare_array(Key key, const Array& array) {
   expect(view->ns_uid == array.spec.name.uid && view->uid == array.owner, who + "owner");
   expect(view->perms == array.spec.perms, who + "perms");
   expect(view->leases == array.leases.size(), who + "leases");
+  std::uint64_t in_flight = 0;
+  for (const Lease& lease : array.leases) in_flight += lease.session == 0 ? lease.on_the_way : 0;
+  expect(view->in_flight == in_flight, who + "handles in flight");
   expect(view->kept == array.kept, who + "kept");
   expect((view->segment != 0) == array.memory, who + "memory");
   const bool mortal = array.ttl_at != kNever;

@@ -30,6 +30,7 @@ enum class Kind {
   loader,
   sealed,
   waited,
+  handed_over,
   done
 };
 
@@ -42,6 +43,7 @@ struct Answer {
   std::uint64_t version = 0;
   Seal seal = Seal::none;
   State state = State::draft;
+  std::uint64_t handle = 0;
 };
 
 struct Lease {
@@ -52,7 +54,7 @@ struct Lease {
   bool sent = false;
   std::int64_t deadline = 0, grace = 0;
   std::uint64_t on_the_way = 0;  ///< Handles.
-  bool once = true;
+  std::uint64_t handle = 0;      ///< One that is for one receiver.
 };
 
 struct Array {
@@ -80,7 +82,8 @@ struct Array {
   bool given_up = false;        ///< Left half-written meanwhile.
   bool frozen = false;          ///< Cannot be written any more, yet is not sealed.
   bool exposed = false;         ///< Other users could open it at some time, or wrote it.
-  bool seals_sleep = false;     ///< The kernel said busy; nothing has changed since.
+  std::uint64_t last_handle = 0;
+  bool seals_sleep = false;  ///< The kernel said busy; nothing has changed since.
   std::multiset<std::int64_t> seal_retries;
 };
 
@@ -115,6 +118,7 @@ struct Wait {
   Access access = Access::read;
   std::uint64_t newer_than = 0;
   bool renew = false, hard = false, repair = false;
+  std::uint64_t handle = 0;
   bool asked = false;    ///< Not for the first time.
   bool in_line = false;  ///< For a turn at an array.
   bool stood = false;    ///< Was so once.
@@ -140,7 +144,8 @@ class Store {
   void create(Session session, Request request, server::CreateSpec spec);
   void seal(Session session, Request request, Key array, bool hard, std::int64_t wait_ms);
   void attach(Session session, Request request, Key array, Name name, Access access,
-              std::uint64_t newer_than, std::int64_t timeout_ms, bool renew, bool repair);
+              std::uint64_t newer_than, std::int64_t timeout_ms, bool renew, bool repair,
+              std::uint64_t handle = 0);
   void segment(Session session, Request request, Key array, Access access);
   void release(Session session, Request request, Key array, Access access, std::uint32_t grants);
   void cached(Session session, Request request, const Name& name, std::int64_t timeout_ms);
@@ -149,6 +154,7 @@ class Store {
   void cancel(Session session, Request request, Request target);
   void abort(Session session, Request request, Key array, const Name& name);
   void handover(Session session, Request request, Key array, std::uint64_t grace_ms, bool once);
+  void received(Session session, Request request, Key array, std::uint64_t handle);
 
   /// Admin: the error, or nothing. By key, or by name where the key is -1; kNoArray is an id that
   /// was never given out.
@@ -242,8 +248,8 @@ class Store {
   std::uint64_t user_limit() const;
 
   void request(const Wait& wait, std::int64_t timeout_ms, ErrorCode at_once);
-  void open_handle(Session session, Key array);
-  void end_used_handover(Key array);
+  void open_handle(const Wait& wait, Key array);
+  void open_common_handle(Uid uid, Key array);
   void perform(const Wait& wait, Key array);
   void say(Request request, Answer answer) { answers[request] = answer; }
   void fail(Request request, ErrorCode code);

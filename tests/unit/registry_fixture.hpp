@@ -94,6 +94,10 @@ class Store {
       registry.handover(session, id, array, grace_ms, once, now, fx);
     });
   }
+  RequestId received(SessionId session, ArrayId array, std::uint64_t handle) {
+    return ask(
+        [&](RequestId id, Effects& fx) { registry.received(session, id, array, handle, now, fx); });
+  }
 
   // -- admin and answers -------------------------------------------------------------------------
   Result<ArrayView> info(SessionId session, const Target& target) {

@@ -135,7 +135,8 @@ class Run : private model::Pair {
     if (dice < 66) return wait();
     if (dice < 69) return cancel();
     if (dice < 72) return abort();
-    if (dice < 75) return handover();
+    if (dice < 74) return handover();
+    if (dice < 75) return received();
     if (dice < 77) return segment();
     if (dice < 84) return admin();
     if (dice < 86) return list();
@@ -229,6 +230,7 @@ class Run : private model::Pair {
       const Chosen array = any_array();
       key = array.key;
       spec.id = array.id;
+      if (chance(40)) spec.handle = any_handle(array);
       if (!chance(3)) spec.newer_than = 0;
     } else {
       spec.name = any_name();
@@ -238,7 +240,7 @@ class Run : private model::Pair {
     Fx fx;
     registry_.attach(session, request, spec, now_, fx);
     model_.attach(session, request, key, resolved(session, spec.name), spec.access, spec.newer_than,
-                  spec.timeout_ms, spec.renew_handover, spec.repair);
+                  spec.timeout_ms, spec.renew_handover, spec.repair, spec.handle);
     compare(fx);
   }
 
@@ -278,6 +280,30 @@ class Run : private model::Pair {
     const bool once = chance(50);
     registry_.handover(session, request, array.id, grace, once, now_, fx);
     model_.handover(session, request, array.key, grace, once);
+    compare(fx);
+  }
+
+  /// Mostly one that is on its way.
+  std::uint64_t any_handle(const Chosen& array) {
+    std::vector<std::uint64_t> handles{1 + roll(4)};
+    const auto found = model_.arrays.find(array.key);
+    if (found == model_.arrays.end() || chance(10)) return handles.front();
+    for (const model::Lease& lease : found->second.leases) {
+      if (lease.handle != 0) handles.push_back(lease.handle);
+    }
+    return handles.back();
+  }
+
+  void received() {
+    const model::Session session = any_session();
+    Access access{};
+    const Chosen array = held_array(session, access);
+    const std::uint64_t handle = any_handle(array);
+    const model::Request request = next_request_++;
+    last_ = "received " + std::to_string(array.key);
+    Fx fx;
+    registry_.received(session, request, array.id, handle, now_, fx);
+    model_.received(session, request, array.key, handle);
     compare(fx);
   }
 

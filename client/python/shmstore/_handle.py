@@ -12,6 +12,9 @@ The handle of an array is ``open(store, id, host, mode, path)``, of a view ``ope
   views 50; the receiver then needs a client of that store.
 * view: dtype (None: the array's), shape, offset and strides in bytes.
 
+A handle for one receiver is ``open_once(number, store, id, …)``: see _once. It is told to the
+daemon that the receiver has the array when it is mapped, so that a try that fails loses nothing.
+
 The receiver looks for the store among the clients that its process has (after a fork that includes
 those of the parent), then by the path and its default client. An array that it has open already it
 does not ask for at all: see _opened.
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
 _HANDLE_BYTES_MAX = 200
 _HOST_BYTES_MAX = 16
 #: What pickle adds to the pickled arguments: frame, the function's name, memo.
-_PICKLE_BYTES = 40
+_PICKLE_BYTES = 45
 
 
 def _host() -> str:
@@ -68,23 +71,23 @@ def reduce_array(array: SharedArray, protocol: Any, once: bool = False) -> Any:
         offset = offset_in(lease, array)
         same = text == lease.dtype
         view = (None if same else text, array.shape, offset, array.strides)
-    path = _connect.handle_path(lease)
-    arguments: list[Any] = [lease.store_id, lease.id, _host(), _mode(array, lease), path]
-    if view is not None:
-        arguments.append(view)
-    if len(pickle.dumps(tuple(arguments), 2)) + _PICKLE_BYTES > _HANDLE_BYTES_MAX:
-        arguments[4] = None
     try:
-        lease.handover(once)
+        number = lease.handover(once)
     except (NotFound, Aborted):  # Deleted or replaced: nobody can attach to it any more.
         return _by_value(array, protocol)
     except Disconnected:  # As little; but a copy of what may be written would go unnoticed.
         if lease.state != "sealed":
             raise
         return _by_value(array, protocol)
-    if not once:
+    path = _connect.handle_path(lease)
+    arguments: list[Any] = [lease.store_id, lease.id, _host(), _mode(array, lease), path]
+    if view is not None:
+        arguments.append(view)
+    if len(pickle.dumps((number, *arguments), 2)) + _PICKLE_BYTES > _HANDLE_BYTES_MAX:
+        arguments[4] = None
+    if not number:
         by_value.warn_of_file(lease.name)
-    return open, tuple(arguments)
+    return (open_once, (number, *arguments)) if number else (open, tuple(arguments))
 
 
 def _by_value(array: SharedArray, protocol: Any) -> Any:
@@ -120,10 +123,26 @@ def open(  # noqa: A001 - the name counts in every handle
 
     Raises NotFound, saying why, for an array that is gone or in a store that cannot be reached.
     """
+    return open_once(0, store_id, id, host, mode, path, view)
+
+
+def open_once(
+    number: int,
+    store_id: int,
+    id: int,
+    host: str,
+    mode: str,
+    path: Optional[str] = None,
+    view: Optional[View] = None,
+) -> NDArray[Any]:
+    """``open`` for a handle that has a number, being for one receiver; 0 for one that has none."""
     root = _opened.find(store_id, id, mode)
-    if root is None:
+    if root is not None:
+        if number:
+            cast("_ext.Lease", root.base).received(number)
+    else:
         try:
-            root = _opened.note(_attach(store_id, id, host, mode, path), mode)
+            root = _opened.note(_attach(number, store_id, id, host, mode, path), mode)
         except NotFound as error:
             found: Any = None
             if elsewhere is not None:
@@ -142,7 +161,9 @@ def open(  # noqa: A001 - the name counts in every handle
     return array
 
 
-def _attach(store_id: int, id: int, host: str, mode: str, path: Optional[str]) -> _ext.Lease:
+def _attach(
+    number: int, store_id: int, id: int, host: str, mode: str, path: Optional[str]
+) -> _ext.Lease:
     try:
         # An engine that brings arrays from other nodes knows which node this is.
         client = _connect.client_of(store_id, path, assume=elsewhere is None)
@@ -150,17 +171,17 @@ def _attach(store_id: int, id: int, host: str, mode: str, path: Optional[str]) -
         raise NotFound(f"handle of array {id}: {_where(host)}, and {error}") from None
     if mode != "r":
         try:
-            return client._ext.attach_id(id, store_id, "r+", None, True)
+            return client._ext.attach_id(id, store_id, "r+", None, True, handle=number)
         except InvalidArgument:
             pass  # Sealed since it was pickled: nobody writes it any more.
         except NotFound as error:
-            gone = _not_found(client, store_id, id, host, path, error)
+            gone = _not_found(number, client, store_id, id, host, path, error)
             draft = "if it was a draft, its creator dropped it: share(x) publishes one"
             raise NotFound(f"{gone}; {draft}") from None
     try:
-        return client._ext.attach_id(id, store_id, "r", None, True)
+        return client._ext.attach_id(id, store_id, "r", None, True, handle=number)
     except NotFound as error:
-        raise _not_found(client, store_id, id, host, path, error) from None
+        raise _not_found(number, client, store_id, id, host, path, error) from None
 
 
 def _where(host: str) -> str:
@@ -170,7 +191,13 @@ def _where(host: str) -> str:
 
 
 def _not_found(
-    client: Client, store_id: int, id: int, host: str, path: Optional[str], error: NotFound
+    number: int,
+    client: Client,
+    store_id: int,
+    id: int,
+    host: str,
+    path: Optional[str],
+    error: NotFound,
 ) -> NotFound:
     if client.store_id != store_id:
         was = "" if path is None else path.lstrip("?")
@@ -179,6 +206,15 @@ def _not_found(
             f"its store is not the one at {client.socket_path}: another one{there}, or an earlier "
             f"run of the daemon; {_where(host)}"
         )
+    elif number:
+        reason = (
+            "expired: a queue, a pipe or Process had pickled it for one receiver, and that one has "
+            "had it and let go of it, or its grace time has passed, or the array was deleted or "
+            f"replaced ({error})"
+        )
     else:
-        reason = f"expired: everybody let go of it and its grace time has passed ({error})"
+        reason = (
+            "expired: everybody let go of it and its grace time has passed, or the array was "
+            f"deleted or replaced ({error})"
+        )
     return NotFound(f"handle of array {id}: {reason}")

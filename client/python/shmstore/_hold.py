@@ -1,6 +1,7 @@
 """Handles: arrays that are kept alive and passed on, but not mapped.
 
-Pickled, a handle is ``open_handle(store, id, host, path)``; see _handle.py for what these are.
+Pickled, a handle is ``open_handle(store, id, host, path, number)``; see _handle.py for what these
+are. The number is left out of one that may be opened by many.
 """
 
 from __future__ import annotations
@@ -130,8 +131,9 @@ class Handle:
 def reduce_handle(handle: Handle, once: bool = False) -> Any:
     """``handle.__reduce__()``. ``once``: what is pickled goes to one receiver."""
     lease = handle._lease
-    lease.handover(once)
-    return open_handle, (lease.store_id, lease.id, _host(), _connect.handle_path(lease))
+    number = lease.handover(once)
+    arguments = (lease.store_id, lease.id, _host(), _connect.handle_path(lease))
+    return open_handle, (*arguments, number) if number else arguments
 
 
 def handle_of(client: Client, array: Any) -> Handle:
@@ -141,10 +143,12 @@ def handle_of(client: Client, array: Any) -> Handle:
         raise InvalidArgument("x: is not an array of the store")
     if lease.store_id != client.store_id:
         client = _connect.client_of(lease.store_id, None)
-    return _hold(client, lease.store_id, lease.id, False)
+    return _hold(client, lease.store_id, lease.id)
 
 
-def open_handle(store_id: int, id: int, host: str, path: Optional[str] = None) -> Handle:
+def open_handle(
+    store_id: int, id: int, host: str, path: Optional[str] = None, number: int = 0
+) -> Handle:
     """A handle for the receiver of a pickled one; what unpickling calls.
 
     Raises NotFound, saying why, for an array that is gone or in a store that cannot be reached.
@@ -154,10 +158,12 @@ def open_handle(store_id: int, id: int, host: str, path: Optional[str] = None) -
     except Disconnected as error:
         raise NotFound(f"handle of array {id}: {_where(host)}, and {error}") from None
     try:
-        return _hold(client, store_id, id, True)
+        return _hold(client, store_id, id, True, number)
     except NotFound as error:
-        raise _not_found(client, store_id, id, host, path, error) from None
+        raise _not_found(number, client, store_id, id, host, path, error) from None
 
 
-def _hold(client: Client, store_id: int, id: int, received: bool) -> Handle:
-    return Handle(client, client._ext.attach_id(id, store_id, "h", 0, received))
+def _hold(
+    client: Client, store_id: int, id: int, received: bool = False, number: int = 0
+) -> Handle:
+    return Handle(client, client._ext.attach_id(id, store_id, "h", 0, received, handle=number))

@@ -119,12 +119,12 @@ LeasePointer attach(Client& self, std::string_view name, std::string_view mode,
 
 LeasePointer attach_id(Client& self, std::uint64_t id, std::uint64_t store_id,
                        std::string_view mode, Milliseconds timeout_ms, bool from_handle,
-                       bool repair) {
+                       bool repair, std::uint64_t handle) {
   const AttachOptions options = attach_options(mode, timeout_ms, 0, repair);
   const EndlessWait waits(!timeout_ms);
-  return lease_of(self,
-                  call([&] { return self.attach_id(ArrayId{id}, store_id, options, from_handle); }),
-                  from_handle ? From::other : From::attach);
+  AnyArray array =
+      call([&] { return self.attach_id(ArrayId{id}, store_id, options, from_handle, handle); });
+  return lease_of(self, std::move(array), from_handle ? From::other : From::attach);
 }
 
 /// What the loader of `cached` gets to make its draft with; useless once the loader has returned.
@@ -239,7 +239,8 @@ void bind_client(nb::module_& module) {
       .def("attach", &attach, nb::arg("name"), nb::arg("mode"), nb::arg("timeout_ms").none(),
            nb::arg("newer_than"), nb::arg("repair") = false)
       .def("attach_id", &attach_id, nb::arg("id"), nb::arg("store_id"), nb::arg("mode"),
-           nb::arg("timeout_ms").none(), nb::arg("from_handle"), nb::arg("repair") = false)
+           nb::arg("timeout_ms").none(), nb::arg("from_handle"), nb::arg("repair") = false,
+           nb::arg("handle") = 0)
       .def("cached", &cached, nb::arg("key"), nb::arg("loader"), nb::arg("options"),
            nb::sig("def cached(self, key: str, "
                    "loader: collections.abc.Callable[[Maker], object], "

@@ -157,8 +157,23 @@ void Lease::seal(bool hard, std::optional<std::int64_t> wait_ms) {
   note_published();
 }
 
-void Lease::handover(bool once) {
-  locked([&] { return array_.handover(once); });
+std::uint64_t Lease::handover(bool once) {
+  std::uint64_t number = 0;
+  locked([&]() -> Result<void> {
+    if (!once) return array_.handover();
+    Result<std::uint64_t> handle = array_.handover_once();
+    if (!handle) return handle.error();
+    number = *handle;
+    return {};
+  });
+  return number;
+}
+
+void Lease::received(std::uint64_t handle) {
+  locked([&]() -> Result<void> {
+    array_.received(handle);
+    return {};
+  });
 }
 
 void Lease::abort() {
@@ -337,6 +352,7 @@ void bind_lease(nb::module_& module) {
       .def_prop_ro("socket_path", &Lease::socket_path)
       .def("seal", &Lease::seal, nb::arg("hard"), nb::arg("wait_ms").none())
       .def("handover", &Lease::handover, nb::arg("once") = false)
+      .def("received", &Lease::received, nb::arg("handle"))
       .def("abort", &Lease::abort)
       .def("release", &Lease::release)
       .def("let_go", &Lease::let_go, nb::arg("half_written"));

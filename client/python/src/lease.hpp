@@ -71,7 +71,10 @@ class Lease {
 
   // -- what it does; blocks, gives the GIL back -------------------------------------------------
   void seal(bool hard, std::optional<std::int64_t> wait_ms);
-  void handover(bool once);
+  /// The number of a handle for one receiver (`once`), or 0.
+  std::uint64_t handover(bool once);
+  /// This process has what that handle named.
+  void received(std::uint64_t handle);
   /// Drops the draft: the name is free now, the memory goes with this object.
   void abort();
   /// Ends the lease and unmaps. REQUIRES: nobody uses the memory any more.
