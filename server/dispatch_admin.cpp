@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <utility>
 
 #include "server/admin_json.hpp"
@@ -191,6 +192,11 @@ std::uint64_t AdminPlane::pinned_bytes() const {
   return released - std::min(released, store_.freeing_bytes());
 }
 
+/// What a user holds is its own business, and the operator's.
+bool AdminPlane::may_see_use(const Context& context, std::uint32_t uid) const {
+  return context.caller.uid == uid || context.caller.uid == 0 || context.caller.uid == facts_.uid;
+}
+
 Result<std::string> AdminPlane::on_status(Context& context) {
   if (Result<EmptyRequest> empty = empty_request(context.json); !empty) return empty.error();
   const RegistryCounts counts = registry_.counts();
@@ -218,6 +224,7 @@ Result<std::string> AdminPlane::on_status(Context& context) {
   reply["uids"] = Json::array();
   std::size_t bytes = document_text(reply).size() + 64;
   for (const auto& [uid, ignored] : quota.users()) {
+    if (!may_see_use(context, uid)) continue;
     Json row = to_json(uid, quota.usage(uid));
     bytes += document_text(row).size() + 1;
     if (bytes > kReplyBytesMax) {
@@ -249,7 +256,9 @@ Result<std::string> AdminPlane::on_metrics(Context& context) {
   input.descriptors = facts_.descriptors();
   input.descriptors_max = facts_.descriptors_max;
   input.uptime_s = static_cast<double>(context.request.now.boot_ms) / 1000 - facts_.started_s;
-  input.users = &quota.users();
+  std::map<std::uint32_t, Usage> users = quota.users();
+  std::erase_if(users, [&](const auto& user) { return !may_see_use(context, user.first); });
+  input.users = &users;
   // Each line feed and quote takes two bytes in JSON.
   return document_text(Json{{"text", metrics_text(input, kReplyBytesMax / 2)}});
 }
@@ -297,6 +306,10 @@ Result<std::string> AdminPlane::on_quotas(Context& context) {
   if (!quotas) return quotas.error();
   const std::uint32_t uid = quotas->uid.value_or(context.caller.uid);
   Quota& quota = registry_.quota();
+  if (!may_see_use(context, uid)) {
+    return make_error(ErrorCode::permission_denied,
+                      "quotas: only root or the daemon's own user may see those of others");
+  }
   if (quotas->bytes_max || quotas->arrays_max) {
     if (context.caller.uid != 0 && context.caller.uid != facts_.uid) {
       return make_error(ErrorCode::permission_denied,

@@ -60,6 +60,7 @@ class AdminPlane {
   Result<std::string> on_list(Context& context);
   Result<std::string> on_info(Context& context);
   Result<std::string> on_holders(Context& context);
+  [[nodiscard]] bool may_see_use(const Context& context, std::uint32_t uid) const;
   Result<std::string> on_status(Context& context);
   Result<std::string> on_keep(Context& context);
   Result<std::string> on_unkeep(Context& context);

@@ -25,6 +25,7 @@
 #include "server/memfd.hpp"
 #include "server/small_file.hpp"
 #include "server/wire.hpp"
+#include "shmstore/text.hpp"
 
 #ifndef SO_PEERGROUPS
 #define SO_PEERGROUPS 59
@@ -286,8 +287,8 @@ Result<FileId> bind_and_listen(int socket, const std::string& path) {
 
 std::string command_of(std::int64_t pid) {
   std::string command = read_small_file("/proc/" + std::to_string(pid) + "/comm").value_or("?");
-  while (!command.empty() && command.back() == '\n') command.pop_back();
-  return command;
+  if (!command.empty() && command.back() == '\n') command.pop_back();
+  return printable(command);
 }
 
 std::vector<std::uint32_t> groups_of(int socket) {

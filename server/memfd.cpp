@@ -39,6 +39,8 @@ namespace {
 
 namespace interprocess = boost::interprocess;
 
+constexpr int kSealFutureWrite = 0x0010;  // F_SEAL_FUTURE_WRITE, of kernels since 5.1
+
 /// The limit of the daemon's own process behind an error, which says little by itself.
 std::string limit_text(int error) {
   rlimit limit{};
@@ -211,7 +213,16 @@ Result<UniqueFd> make_memfd(std::uint64_t bytes) {
   return fd;
 }
 
+// Who has a description for writing may add seals, and they cannot be taken back.
 Result<UniqueFd> reopen(int fd, bool writable) {
+  const int seals = writable ? ::fcntl(fd, F_GET_SEALS) : 0;
+  if (seals > 0 && (seals & (F_SEAL_WRITE | kSealFutureWrite)) != 0) {
+    return make_error(
+        ErrorCode::permission_denied,
+        "access: a process that could write the array has sealed its memory against "
+        "new writers (F_SEAL_WRITE or F_SEAL_FUTURE_WRITE), for ever; it can be read, "
+        "copied, replaced and deleted");
+  }
   const int folder = own_descriptors();
   if (folder < 0) return reopen_failed(errno);
   std::array<char, 16> name{};
@@ -257,10 +268,17 @@ Result<void> seal_against_writing(int fd) {
                       "sealed hard before that is gone");
   }
   // A holder of a writable description may have closed the list of seals already: then it is as
-  // good as sealed when F_SEAL_WRITE is among them.
+  // good as sealed when F_SEAL_WRITE is among them, and else never will be.
+  const int error = errno;
   const int seals = ::fcntl(fd, F_GET_SEALS);
   if (seals >= 0 && (seals & F_SEAL_WRITE) != 0) return {};
-  return make_error(ErrorCode::busy, errno_text("seal: the kernel refuses F_SEAL_WRITE", errno));
+  if (error == EPERM && seals >= 0 && (seals & F_SEAL_SEAL) != 0) {
+    return make_error(ErrorCode::permission_denied,
+                      "seal: a process that could write the array has closed its memory to further "
+                      "seals (F_SEAL_SEAL), so it can never be sealed hard; put a copy of it");
+  }
+  return make_error(ErrorCode::internal,
+                    errno_text("seal: the kernel refuses F_SEAL_WRITE", error));
 }
 
 std::uint64_t backed_bytes(int fd) {

@@ -32,7 +32,7 @@ enum class HugePages : std::uint8_t {
 
 /// A fresh description of the same file. REQUIRES: the process has not forked since the first call.
 /// Never waits. Errors: no_capacity (descriptors), busy (somebody has a file lease), internal
-/// (/proc).
+/// (/proc), permission_denied (writable: somebody has sealed the file against that).
 [[nodiscard]] Result<UniqueFd> reopen(int fd, bool writable);
 
 /// Puts pages, zero for whoever looks, behind [offset, offset + bytes): huge ones where whole ones
@@ -43,8 +43,9 @@ enum class HugePages : std::uint8_t {
 /// Gives the pages of [offset, offset + bytes) back. False: the file is sealed against it.
 bool punch(int fd, std::uint64_t offset, std::uint64_t bytes);
 
-/// F_SEAL_WRITE and F_SEAL_SEAL. Error: busy while a mapping could write. May take 150 ms when
-/// somebody pins pages.
+/// F_SEAL_WRITE and F_SEAL_SEAL. Errors: busy while a mapping could write, permission_denied when
+/// somebody has added F_SEAL_SEAL alone: no waiting helps. May take 150 ms when somebody pins
+/// pages.
 [[nodiscard]] Result<void> seal_against_writing(int fd);
 
 /// Bytes of pages behind the file, as the kernel counts them.

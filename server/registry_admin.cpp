@@ -133,6 +133,7 @@ Result<ArrayView> Registry::chmod(SessionId session, const Target& target, std::
     array.spec.perms = perms;
     array.exposed = array.exposed || opens_to_others(perms);
     array.wake_attach = true;  // Who waits may have lost the right to.
+    impl_->recount_blocks(array);
     impl_->mark(array);
     if (array.entry != nullptr) impl_->mark(*array.entry, true);
     return impl_->view(array, now.boot_ms);

@@ -45,7 +45,7 @@ Outcome Registry::Impl::try_attach(Session& session, const AttachSpec& spec, std
   if (spec.id.valid()) {
     Array* array = arrays.find(spec.id);
     if (array == nullptr) return not_found(spec.id);
-    if (!may(who, *array, spec.access)) return denied(array->id);
+    if (!may(who, *array, spec.access)) return denied_by_id(who, *array);
     if (array->aborted && holds(session, spec.id)) {
       return make_error(ErrorCode::aborted, "id: the draft was dropped by its creator");
     }

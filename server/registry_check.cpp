@@ -70,7 +70,10 @@ void check_leases(const Array& array, const std::string& who, Sums& sums, Checke
   for (const Lease* lease = array.leases.first(); lease != nullptr; lease = lease->next) {
     ++count;
     const bool writer = writes(lease->access);
-    maps += lease->session != nullptr && lease->access != Access::hold ? 1 : 0;
+    const bool may_block = lease->session != nullptr && lease->access != Access::hold;
+    check.expect(may_block || !lease->blocks, who + "in the way without a map");
+    check.expect(!may_block || !writer || lease->blocks, who + "a writer in nobody's way");
+    maps += lease->blocks ? 1 : 0;
     alone += lease->access == Access::exclusive ? 1 : 0;
     check.expect((lease->access == Access::exclusive) == (array.exclusive == lease),
                  who + "exclusive lease");
@@ -93,7 +96,7 @@ void check_leases(const Array& array, const std::string& who, Sums& sums, Checke
   }
   check.same(array.lease_count, count, who + "leases");
   check.same(array.writer_count, writers, who + "writers");
-  check.same(array.map_count, maps, who + "leases that map");
+  check.same(array.block_count, maps, who + "leases in the way of exclusive access");
   check.expect(alone == 0 || maps == 1, who + "exclusive, yet shared");
   check.expect(alone == 1 || array.exclusive == nullptr, who + "exclusive to nobody");
   check.same(array.charge_leases, payers, who + "leases of the payer");
@@ -122,7 +125,7 @@ void check_line(const Array& array, const std::string& who, Checker& check) {
     check.expect(array.exclusive_in_line.contains(seq), who + "a writer in line unknown");
   }
   check.same(array.exclusive_in_line.size(), alone, who + "writers in line");
-  check.expect(array.line.empty() || array.map_count > 0 || array.hard_seal,
+  check.expect(array.line.empty() || array.block_count > 0 || array.hard_seal,
                who + "waited for in vain");
 }
 

@@ -1,8 +1,11 @@
 // Exclusive access: a reader-writer lock made of leases. Who maps a mutable array holds it: any
-// number of sessions with r, r+ and c, or one session with x and nobody else. Who has to wait
+// number of sessions with r, r+ and c, or one session with x and nobody else. That is a lock among
+// those who may write the array. A user who may only read it waits for them at its attach, but
+// holds up none of them afterwards: it could do so for ever, with the array's owner having no say.
+// It sees then what a writer is doing, as every reader of a mutable array does. Who has to wait
 // stands in the array's line, by order of arrival, whether it asked by name or by id:
 //
-// * x goes when it is the first in line and nobody maps the array;
+// * x goes when it is the first in line and nobody who may write maps the array;
 // * r, r+ and c go when nobody has x and no x stands before them, so that readers who come and go
 //   never keep a writer out. A session that maps the array already does not wait for those in
 //   line: they wait for it, and neither would move.
@@ -66,7 +69,7 @@ Outcome Registry::Impl::by_turn(const Session& session, Array& array, Access acc
   if (access == Access::exclusive) {
     if (maps && asks_first) return held(array, session);
     const bool first = array.line.empty() || array.line.begin()->first >= seq;
-    return first && array.map_count == 0 ? Outcome(&array) : Outcome(MustWait{&array});
+    return first && array.block_count == 0 ? Outcome(&array) : Outcome(MustWait{&array});
   }
   if (array.exclusive != nullptr) {
     if (array.exclusive->session == &session && asks_first) return held(array, session);
@@ -152,7 +155,7 @@ Error Registry::Impl::held(const Array& array, const Session& asking) const {
   std::set<std::int64_t> pids;
   std::size_t more = 0;
   for (const Lease* lease = array.leases.first(); lease != nullptr; lease = lease->next) {
-    if (lease->session == nullptr || lease->access == Access::hold) continue;
+    if (!lease->blocks) continue;
     if (pids.size() >= kHoldersNamed) {
       ++more;
       continue;

@@ -44,6 +44,7 @@ struct Lease {
   std::uint32_t uid = 0;  ///< Whose lease quota pays.
   std::uint64_t grants = 0;
   bool descriptor_sent = false;
+  bool blocks = false;  ///< It maps, and its user may write: nobody gets exclusive access.
   double since_s = 0;
   // Of a hand-over only.
   std::int64_t grace_ms = 0;
@@ -143,7 +144,7 @@ struct Array {
   LinkedList<Lease> leases;  ///< Writers first.
   std::uint64_t lease_count = 0;
   std::uint64_t writer_count = 0;
-  std::uint64_t map_count = 0;  ///< Leases that map: of sessions, and not only to hold.
+  std::uint64_t block_count = 0;  ///< Leases that keep others from exclusive access.
   Lease* exclusive = nullptr;
   // Hand-over leases, also in `leases`: at most one per uid, and those of handles for one receiver.
   std::vector<std::unique_ptr<Lease>> handovers;
@@ -277,8 +278,8 @@ struct Registry::Impl {
   QualifiedName resolve(const Session& session, const QualifiedName& name) const;
   static Error denied(const QualifiedName& name);
   static Error denied(const Array& array, std::string_view what);
-  static Error denied(ArrayId id);
   static Error denied_by_id(const Identity& who, const Array& array, std::string_view what);
+  static Error denied_by_id(const Identity& who, const Array& array);
   Error not_found(const QualifiedName& name) const;
   static Error not_found(ArrayId id);
   Result<Array*> find_target(const Session& session, const Target& target, Access access) const;
@@ -310,6 +311,7 @@ struct Registry::Impl {
   void unlink(Lease& lease);
   void end_lease(Lease& lease);
   void demote(Session& session, Array& array);
+  void recount_blocks(Array& array);
   void grant(Session& session, RequestId request, protocol::Op op, Array& array, Access access);
   void segment(Session& session, RequestId request, ArrayId id, Access access);
   void release(Session& session, RequestId request, ArrayId id, Access access,

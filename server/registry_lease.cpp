@@ -14,6 +14,18 @@ bool maps(const Lease& lease) {
 
 }  // namespace
 
+// Narrower rights may take a holder out of the owner's way, wider ones put none into it: somebody
+// may have exclusive access by now.
+void Registry::Impl::recount_blocks(Array& array) {
+  for (Lease* lease = array.leases.first(); lease != nullptr; lease = lease->next) {
+    if (!lease->blocks || writes(lease->access)) continue;
+    if (may(lease->session->identity, array, Access::write)) continue;
+    lease->blocks = false;
+    --array.block_count;
+  }
+  array.wake_line = true;
+}
+
 Error no_lease(ArrayId id, Access access) {
   return make_error(ErrorCode::invalid_argument, "id: this session has no lease '" +
                                                      std::string(to_string(access)) +
@@ -43,7 +55,9 @@ void Registry::Impl::link(Lease& lease) {
     array.leases.push_back(lease);
   }
   if (lease.access == Access::exclusive) array.exclusive = &lease;
-  if (maps(lease)) ++array.map_count;
+  lease.blocks =
+      maps(lease) && (writes(lease.access) || may(lease.session->identity, array, Access::write));
+  if (lease.blocks) ++array.block_count;
   ++array.lease_count;
   ++lease_total;
   if (lease.uid == array.charge_uid) ++array.charge_leases;
@@ -54,8 +68,8 @@ void Registry::Impl::unlink(Lease& lease) {
   array.leases.remove(lease);
   if (writes(lease.access)) --array.writer_count;
   if (lease.access == Access::exclusive) array.exclusive = nullptr;
-  if (maps(lease)) {
-    --array.map_count;
+  if (lease.blocks) {
+    --array.block_count;
     array.wake_line = true;
     mark(array);
   }

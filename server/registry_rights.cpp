@@ -1,6 +1,7 @@
 // Who may do what. Mode bits as in a file system: the class of the owner, of the group or of all
-// others decides, never a mix; uid 0 may do everything. Rights are asked before states, and a name
-// in another user's namespace is denied alike whether or not it exists.
+// others decides, never a mix; uid 0 may do everything. Rights are asked before states. What the
+// caller may not read does not tell whether it is there: a name in another user's namespace is
+// denied in either case, an id is not found in either case.
 #include <algorithm>
 
 #include "server/registry_impl.hpp"
@@ -75,14 +76,15 @@ Error Registry::Impl::denied(const Array& array, std::string_view what) {
                                                       " or root may do this to " + label(array));
 }
 
-// An id can be guessed: what is not the caller's to see is not named.
-Error Registry::Impl::denied(ArrayId id) {
-  return make_error(ErrorCode::permission_denied,
-                    "id: no right to array " + std::to_string(id.raw));
+// An id can be guessed: what is not the caller's to see is not there for it.
+Error Registry::Impl::denied_by_id(const Identity& who, const Array& array, std::string_view what) {
+  return may(who, array, Access::read) ? denied(array, what) : not_found(array.id);
 }
 
-Error Registry::Impl::denied_by_id(const Identity& who, const Array& array, std::string_view what) {
-  return may(who, array, Access::read) ? denied(array, what) : denied(array.id);
+Error Registry::Impl::denied_by_id(const Identity& who, const Array& array) {
+  if (!may(who, array, Access::read)) return not_found(array.id);
+  return make_error(ErrorCode::permission_denied,
+                    "id: array " + std::to_string(array.id.raw) + " may be read only");
 }
 
 // Most often an array went because nobody kept it, or the store has been started anew.
@@ -107,7 +109,7 @@ Result<Array*> Registry::Impl::find_target(const Session& session, const Target&
   if (target.id.valid()) {
     Array* array = arrays.find(target.id);
     if (array == nullptr) return not_found(target.id);
-    if (!may(session.identity, *array, access)) return denied(array->id);
+    if (!may(session.identity, *array, access)) return denied_by_id(session.identity, *array);
     return array;
   }
   const QualifiedName name = resolve(session, target.name);

@@ -37,10 +37,12 @@ class SegmentStore {
   virtual void cancel(std::uint64_t ticket) = 0;
 
   /// A freshly opened description to send; never the original. Never waits. Errors:
-  /// no_capacity, not_found, busy (a process has a file lease on it).
+  /// no_capacity, not_found, busy (a process has a file lease on it), permission_denied (writable: a
+  /// writer has sealed it against others).
   virtual Result<UniqueFd> open(SegmentId segment, bool writable) = 0;
 
-  /// F_SEAL_WRITE. Error through `done`: busy while somebody has a writable mapping.
+  /// F_SEAL_WRITE. Errors through `done`: busy while somebody has a writable mapping,
+  /// permission_denied when a writer has closed it to seals.
   virtual void seal_hard(SegmentId segment, HardSealed done) = 0;
 
   /// Nobody is entitled to it any more: frees it as soon as the kernel says that no description

@@ -7,6 +7,8 @@
 #include <bit>
 #include <string>
 
+#include "shmstore/text.hpp"
+
 namespace shmstore::server {
 namespace {
 
@@ -189,26 +191,10 @@ std::size_t json_depth(std::string_view text) noexcept {
 }
 
 bool is_utf8(std::string_view text) noexcept {
-  std::size_t i = 0;
-  const auto at = [&](std::size_t k) { return static_cast<unsigned char>(text[k]); };
-  while (i < text.size()) {
-    const unsigned first = at(i);
-    const std::size_t length = first < 0x80U                     ? 1
-                               : first >= 0xc2U && first < 0xe0U ? 2
-                               : first >= 0xe0U && first < 0xf0U ? 3
-                               : first >= 0xf0U && first < 0xf5U ? 4
-                                                                 : 0;
-    if (length == 0 || length > text.size() - i) return false;
-    for (std::size_t k = 1; k < length; ++k) {
-      if ((at(i + k) & 0xc0U) != 0x80U) return false;
-    }
-    // Overlong forms, surrogates and what lies above U+10FFFF show in the second byte.
-    const unsigned second = length > 1 ? at(i + 1) : 0;
-    if ((first == 0xe0U && second < 0xa0U) || (first == 0xedU && second >= 0xa0U) ||
-        (first == 0xf0U && second < 0x90U) || (first == 0xf4U && second >= 0x90U)) {
-      return false;
-    }
-    i += length;
+  while (!text.empty()) {
+    const std::size_t length = utf8_length(text);
+    if (length == 0) return false;
+    text.remove_prefix(length);
   }
   return true;
 }

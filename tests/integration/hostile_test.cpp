@@ -2,6 +2,7 @@
 // refused; nobody else notices; the daemon keeps no descriptor and no memory of it.
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -396,4 +397,19 @@ TEST_CASE("hostile: another session's ids can be named but not misused") {
   CHECK(refused.fds.empty());
   CHECK(owner.info("draft").value().state == "draft");
   CHECK(owner.info("x").value().leases == 1);
+}
+
+TEST_CASE("hostile: a process name with escape sequences reaches no frame") {
+  DaemonFixture daemon;
+  Child hostile = Child::fork([&](Link& link) {
+    static_cast<void>(::prctl(PR_SET_NAME, "\x1b]0;\xff\xc2\x9bm"));
+    Client client = daemon.connect();
+    auto array = put_bytes(client, "x", 100, 1);
+    link.say(outcome(array));
+    static_cast<void>(link.hear());
+    return 0;
+  });
+  REQUIRE(hostile.hear() == "ok");
+  Client client = daemon.connect();
+  CHECK(client.holders("x").value().at(0).command == "?]0;??m");
 }

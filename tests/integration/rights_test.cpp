@@ -228,6 +228,30 @@ TEST_CASE("rights: a foreign user that could write once does not write a sealed 
   CHECK(alice.hear() == "hard");
 }
 
+TEST_CASE("rights: what a user holds is seen by itself, root and the daemon's user only") {
+  if (skip_unless(is_root(), "needs root to act as other users")) return;
+  DaemonFixture daemon(shared_daemon());
+  Child alice = alice_with_arrays(daemon);
+  REQUIRE(alice.hear() == "ready");
+  const auto users = [](const std::vector<UserStatus>& uids) {
+    std::string text;
+    for (const UserStatus& user : uids) text += std::to_string(user.uid) + " ";
+    return text;
+  };
+  const std::string of_bob = std::to_string(kBob) + " ", of_alice = std::to_string(kAlice);
+  CHECK(as_user(daemon, kBob, [&](Client& c) { return users(c.status().value().uids); }) == of_bob);
+  CHECK(as_user(daemon, kBob, [&](Client& c) {
+          return c.admin("metrics").value();
+        }).find("uid=\\\"" + of_alice) == std::string::npos);
+  const std::string ask = R"({"uid": )" + of_alice + "}";
+  CHECK(as_user(daemon, kBob, [&](Client& c) { return outcome(c.admin("quotas", ask)); }) ==
+        "permission_denied");
+  Client root = daemon.connect();
+  CHECK(users(root.status().value().uids).find(of_alice) != std::string::npos);
+  CHECK(root.admin("metrics").value().find("uid=\\\"" + of_alice) != std::string::npos);
+  EXPECT_OK(root.admin("quotas", ask));
+}
+
 TEST_CASE("rights: a read-only descriptor cannot be made more by another user") {
   if (skip_unless(is_root(), "needs root to act as other users")) return;
   DaemonFixture daemon(shared_daemon());
@@ -321,7 +345,7 @@ TEST_CASE("rights: ids are no secret: an attach by id asks for the same rights")
       return outcome(client.attach_id(id, 0, access(wanted)));
     });
   };
-  CHECK(attach_id_as_bob("0600", Access::read) == "permission_denied");
+  CHECK(attach_id_as_bob("0600", Access::read) == "not_found");
   CHECK(attach_id_as_bob("0644", Access::read) == "ok");
   CHECK(attach_id_as_bob("0644", Access::write) == "permission_denied");
 }

@@ -70,6 +70,41 @@ TEST_CASE("seal: an array that was opened to others after its making is sealed h
   }
 }
 
+TEST_CASE("seal: a co-writer that seals the memory itself stops nobody for ever") {
+  DaemonFixture daemon;
+  Client client = daemon.connect();
+  CreateOptions options;
+  options.is_mutable = options.keep = true;
+  auto shared = create_bytes(client, "x", kBytes, options);
+  REQUIRE(shared);
+  fill(*shared, 1);
+  RawSession raw(daemon.socket());
+  REQUIRE(raw.hello().ok());
+  const RawReply joined = raw.attach("x", Access::write);
+  REQUIRE(joined.fds.size() == 1);
+  const std::uint64_t id = struct_at<ArrayBody>(joined.body).id;
+  SUBCASE("closed to seals: a hard seal is refused, also if it may wait for ever") {
+    REQUIRE(::fcntl(joined.fds[0].get(), F_ADD_SEALS, F_SEAL_SEAL) == 0);
+    CHECK(raw.release(id, Access::write).ok());
+    SealOptions wait = hard_seal();
+    wait.wait = std::nullopt;
+    EXPECT_ERROR(shared->seal(wait), permission_denied);
+    fill(*shared, 2);
+    CHECK(only_byte(client.attach_any("x").value()) == 2);
+  }
+  SUBCASE("closed to new writers: its owner is told why it cannot attach") {
+    constexpr int kFutureWrite = 0x0010;
+    const bool known = ::fcntl(joined.fds[0].get(), F_ADD_SEALS, kFutureWrite) == 0;
+    if (skip_unless(known, "F_SEAL_FUTURE_WRITE: not on this kernel")) return;
+    CHECK(raw.release(id, Access::write).ok());
+    EXPECT_OK(shared->release());
+    EXPECT_ERROR(client.attach_any("x", access(Access::write)), permission_denied);
+    EXPECT_ERROR(client.attach_any("x", access(Access::exclusive)), permission_denied);
+    EXPECT_OK(client.attach_any("x", access(Access::copy)));
+    CHECK(client.info("x").value().state == "mutable");
+  }
+}
+
 TEST_CASE("seal: hard: the maker's stale writes stay in its process") {
   DaemonFixture daemon;
   Client client = daemon.connect();

@@ -111,6 +111,29 @@ TEST_CASE("memfd: re-opening does not wait for the end of somebody's file lease"
   (void)::sigaction(SIGIO, &before, nullptr);
 }
 
+TEST_CASE("memfd: who has closed the list of seals makes a hard seal impossible, not busy") {
+  const UniqueFd fd = make_memfd(kPageBytes).value();
+  const UniqueFd writer = reopen(fd.get(), true).value();
+  const Mapped map(writer.get(), kPageBytes, PROT_READ | PROT_WRITE);
+  REQUIRE(::fcntl(writer.get(), F_ADD_SEALS, F_SEAL_SEAL) == 0);
+  const Error error = seal_against_writing(fd.get()).error();
+  CHECK(error.code == ErrorCode::permission_denied);
+  CHECK(error.text.find("F_SEAL_SEAL") != std::string::npos);
+  CHECK(reopen(fd.get(), true).has_value());
+}
+
+TEST_CASE("memfd: who has sealed against new writers is named to those who come") {
+  const UniqueFd fd = make_memfd(kPageBytes).value();
+  const UniqueFd writer = reopen(fd.get(), true).value();
+  constexpr int kFutureWrite = 0x0010;
+  if (::fcntl(writer.get(), F_ADD_SEALS, kFutureWrite) != 0) return;  // A kernel before 5.1.
+  const Result<UniqueFd> refused = reopen(fd.get(), true);
+  REQUIRE_FALSE(refused.has_value());
+  CHECK(refused.error().code == ErrorCode::permission_denied);
+  CHECK(reopen(fd.get(), false).has_value());
+  CHECK(seal_against_writing(fd.get()).has_value());
+}
+
 TEST_CASE("lease probe: held by descriptors and by mappings, of either kind") {
   bool leases = true;
   SUBCASE("by leases, where they work") {}

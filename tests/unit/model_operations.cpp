@@ -26,7 +26,8 @@ void Store::grant(Session session, Request request, Key key, Access access) {
   Array& array = arrays.at(key);
   Lease* lease = lease_of(session, key, access);
   if (lease == nullptr) {
-    const Lease fresh{session, sessions.at(session).uid, access};
+    Lease fresh{session, sessions.at(session).uid, access};
+    fresh.blocks = writes(access) || may(session, array, Access::write);
     const auto place = writes(access) ? array.leases.begin() : array.leases.end();
     lease = &*array.leases.insert(place, fresh);
     array.exposed = array.exposed || (writes(access) && fresh.uid != array.owner);
@@ -358,7 +359,7 @@ void Store::abort(Session session, Request request, Key key, const Name& name) {
   const auto refused = [&]() -> std::optional<ErrorCode> {
     if (found == arrays.end()) return ErrorCode::not_found;
     const Array& array = found->second;
-    if (!owns(session, array)) return ErrorCode::permission_denied;
+    if (!owns(session, array)) return denied(session, array, true);
     if (array.state == State::dying && !array.aborted) return ErrorCode::not_found;
     const bool complete = array.state != State::draft && array.state != State::dying;
     return complete ? std::optional(ErrorCode::invalid_argument) : std::nullopt;
@@ -386,7 +387,7 @@ std::optional<ErrorCode> Store::find_owned(Session session, Key& key, const Name
     }
   }
   if (!arrays.contains(key)) return ErrorCode::not_found;
-  if (!owns(session, arrays.at(key))) return ErrorCode::permission_denied;
+  if (!owns(session, arrays.at(key))) return denied(session, arrays.at(key), !by_name);
   if (arrays.at(key).state == State::dying) return ErrorCode::not_found;
   return std::nullopt;
 }
@@ -435,6 +436,10 @@ std::optional<ErrorCode> Store::chmod(Session session, Key key, const Name& name
     } else {
       array.spec.perms = perms;
       array.exposed = array.exposed || (perms & 077) != 0;
+      for (Lease& lease : array.leases) {
+        if (lease.session == 0 || writes(lease.access)) continue;
+        lease.blocks = lease.blocks && may(lease.session, array, Access::write);
+      }
     }
   }
   settle();
@@ -442,7 +447,8 @@ std::optional<ErrorCode> Store::chmod(Session session, Key key, const Name& name
 }
 
 std::optional<ErrorCode> Store::info(Session session, Key key, const Name& name) {
-  if (key == -1) {
+  const bool by_name = key == -1;
+  if (by_name) {
     key = visible(name);
     if (key < 0) {
       return foreign(session, name) ? ErrorCode::permission_denied : ErrorCode::not_found;
@@ -450,7 +456,7 @@ std::optional<ErrorCode> Store::info(Session session, Key key, const Name& name)
   }
   if (!arrays.contains(key)) return ErrorCode::not_found;
   const bool readable = may(session, arrays.at(key), Access::read);
-  return readable ? std::nullopt : std::optional(ErrorCode::permission_denied);
+  return readable ? std::nullopt : std::optional(denied(session, arrays.at(key), !by_name));
 }
 
 std::vector<std::tuple<Uid, std::string, std::uint64_t>> Store::list(Session session,

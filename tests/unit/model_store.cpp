@@ -20,6 +20,12 @@ bool Store::may(Session session, const Array& array, Access access) const {
   return writes(access) ? readable && writable : readable;
 }
 
+// What may not be read is not there for who asks by id.
+ErrorCode Store::denied(Session session, const Array& array, bool by_id) const {
+  const bool hidden = by_id && !may(session, array, Access::read);
+  return hidden ? ErrorCode::not_found : ErrorCode::permission_denied;
+}
+
 bool Store::owns(Session session, const Array& array) const {
   const Uid uid = sessions.at(session).uid;
   return uid == 0 || uid == array.owner;

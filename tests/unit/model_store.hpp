@@ -52,6 +52,7 @@ struct Lease {
   Access access = Access::read;
   std::uint64_t grants = 0;
   bool sent = false;
+  bool blocks = false;  ///< Of those that map: its user may write.
   std::int64_t deadline = 0, grace = 0;
   std::uint64_t on_the_way = 0;  ///< Handles.
   std::uint64_t handle = 0;      ///< One that is for one receiver.
@@ -225,6 +226,7 @@ class Store {
   static Verdict goes(Key array) { return {Verdict::Is::go, ErrorCode::internal, array}; }
 
   bool may(Session session, const Array& array, Access access) const;
+  ErrorCode denied(Session session, const Array& array, bool by_id) const;
   bool owns(Session session, const Array& array) const;
   bool foreign(Session session, const Name& name) const;
   Key published(const Name& name) const;

@@ -20,7 +20,9 @@ Store::Verdict Store::try_attach(const Wait& wait) const {
   }
   if (!arrays.contains(key)) return fails(ErrorCode::not_found);
   const Array& array = arrays.at(key);
-  if (!may(wait.session, array, wait.access)) return fails(ErrorCode::permission_denied);
+  if (!may(wait.session, array, wait.access)) {
+    return fails(denied(wait.session, array, wait.array != -1));
+  }
   if (wait.newer_than > 0 && array.version <= wait.newer_than) return must_wait();
   if (array.aborted && holds(wait.session, key)) return fails(ErrorCode::aborted);
   if (array.state == State::dying) return fails(ErrorCode::not_found);
@@ -57,7 +59,7 @@ Store::Verdict Store::try_turn(const Wait& wait, Key key) const {
   bool own = false, own_alone = false, others_alone = false, mapped = false;
   for (const Lease& lease : array.leases) {
     if (lease.session == 0 || lease.access == Access::hold) continue;
-    mapped = true;
+    mapped = mapped || lease.blocks;
     const bool is_own = lease.session == wait.session;
     if (lease.access == Access::exclusive) {
       (is_own ? own_alone : others_alone) = true;
@@ -109,7 +111,7 @@ Store::Verdict Store::try_cached(const Wait& wait) const {
 Store::Verdict Store::try_seal(const Wait& wait) {
   if (!arrays.contains(wait.array)) return fails(ErrorCode::not_found);
   const Array& array = arrays.at(wait.array);
-  if (!owns(wait.session, array)) return fails(ErrorCode::permission_denied);
+  if (!owns(wait.session, array)) return fails(denied(wait.session, array, true));
   if (array.aborted && holds(wait.session, wait.array)) return fails(ErrorCode::aborted);
   if (array.state == State::dying) return fails(ErrorCode::not_found);
   if (array.asking_kernel) return must_wait();

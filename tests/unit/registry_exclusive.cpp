@@ -249,3 +249,50 @@ TEST_CASE("exclusive: cached takes its turn, too") {
     CHECK(one.store.code(waits) == ErrorCode::aborted);
   }
 }
+
+TEST_CASE("exclusive: a user who may only read keeps nobody from it") {
+  Store store;
+  const SessionId alice = store.join(kAlice), bob = store.join(kBob), other = store.join(kAlice);
+  CreateSpec spec = Store::spec("m");
+  spec.options = protocol::kCreateMutable | protocol::kCreateKeep;
+  spec.perms = 0644;
+  const ArrayId id = store.granted(store.create(alice, spec));
+  store.release(alice, id, Access::write);
+  store.granted(store.attach(bob, by_id(id)));
+  store.granted(store.attach(bob, by_id(id, Access::copy)));
+  store.granted(store.attach(alice, by_id(id, Access::exclusive)));
+  SUBCASE("but waits itself at its attach") {
+    const SessionId second = store.join(kBob);
+    const Error busy = store.error(store.attach(second, by_id(id)));
+    CHECK(busy.code == ErrorCode::busy);
+    CHECK(busy.text.find(" is held by pid 10001 (test) with x") != std::string::npos);
+    CHECK(busy.text.find("10002") == std::string::npos);
+    const RequestId waits = store.attach(second, by_id(id, Access::read, -1));
+    CHECK(store.open(waits));
+    store.release(alice, id, Access::exclusive);
+    store.granted(waits);
+  }
+  SUBCASE("nor those who stand in line") {
+    const RequestId next = store.attach(other, by_id(id, Access::exclusive, -1));
+    CHECK(store.open(next));
+    store.release(alice, id, Access::exclusive);
+    store.granted(next);
+  }
+  SUBCASE("nor when the holder dies: the array is broken for it as well") {
+    store.leave(alice);
+    CHECK(store.code(store.attach(bob, by_id(id))) == ErrorCode::aborted);
+  }
+  SUBCASE("one who may write does; narrower rights take it out of the way") {
+    store.release(alice, id, Access::exclusive);
+    store.release(bob, id, Access::read);
+    store.release(bob, id, Access::copy);
+    REQUIRE(store.chmod(alice, with_id(id), 0666).has_value());
+    store.granted(store.attach(bob, by_id(id)));
+    const RequestId waits = store.attach(alice, by_id(id, Access::exclusive, -1));
+    CHECK(store.open(waits));
+    REQUIRE(store.chmod(alice, with_id(id), 0644).has_value());
+    store.granted(waits);
+    REQUIRE(store.chmod(alice, with_id(id), 0666).has_value());
+    store.as<Done>(store.release(alice, id, Access::exclusive));
+  }
+}

@@ -14,6 +14,7 @@
 #include <optional>
 #include <sstream>
 
+#include "shmstore/text.hpp"
 #include "table.hpp"
 
 namespace shmctl {
@@ -113,11 +114,8 @@ std::string command_of(pid_t pid) {
   std::ifstream file(proc_path(pid, "cmdline"), std::ios::binary);
   std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
   while (!text.empty() && text.back() == '\0') text.pop_back();
-  // Arguments may hold anything, a terminal's escape sequences included.
-  for (char& c : text) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
-  }
-  return cut_text(text, 60);
+  std::replace(text.begin(), text.end(), '\0', ' ');
+  return cut_text(shmstore::printable(text), 60);
 }
 
 std::set<ino_t> segments_of(pid_t daemon) {
