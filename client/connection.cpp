@@ -113,8 +113,7 @@ Call* CallList::find(std::uint64_t request) const noexcept {
   return nullptr;
 }
 
-// -- Connection: sending
-// ---------------------------------------------------------------------------
+// -- Connection: sending --------------------------------------------------------------------------
 
 Connection::Connection(UninheritedFd socket, const protocol::HelloReply& hello)
     : socket_(std::move(socket)), hello_(hello) {}
@@ -187,8 +186,7 @@ Result<void> Connection::wait_for_room(Call& call, const Interrupted& interrupte
   return make_error(ErrorCode::timed_out, "the daemon has not taken requests for 10 s");
 }
 
-// -- Connection: waiting
-// ---------------------------------------------------------------------------
+// -- Connection: waiting --------------------------------------------------------------------------
 
 void Connection::await(Call& call, const Interrupted& interrupted) {
   std::unique_lock lock(mutex_);
@@ -431,8 +429,7 @@ void Connection::return_grant(Call& call) {
   post_or_call(undo(call.op_, body, call.loads == nullptr ? QualifiedName{} : *call.loads));
 }
 
-// -- Connection: requests without a waiter
-// ---------------------------------------------------------
+// -- Connection: requests without a waiter --------------------------------------------------------
 
 namespace {
 

@@ -88,6 +88,11 @@ Result<std::unique_ptr<Lease>> create(const std::shared_ptr<State>& state, Creat
   request.options = what.flags;
   request.ndim = static_cast<std::uint8_t>(what.shape.size());
   request.order = static_cast<std::uint8_t>(options.order);
+  // A mutable array is there for all at once. Where that would replace another, or stay for good,
+  // it first has to be mapped; where it has contents, those have to be written first.
+  const bool unseen =
+      options.is_mutable && (options.keep || options.replace || !what.content.empty());
+  if (unseen) request.options |= protocol::kCreateUnseen;
   auto lease = std::make_unique<Lease>(state);
   Call call(protocol::Op::create);
   call.add(request).add_bytes(what.shape.data(), what.shape.size_bytes());
@@ -102,9 +107,12 @@ Result<std::unique_ptr<Lease>> create(const std::shared_ptr<State>& state, Creat
   Result<std::shared_ptr<Connection>> connection = state->call(call);
   what.granted = call.replied();
   if (!connection) return connection.error();
+  lease->unseen_ = unseen;
   const Result<void> adopted = lease->adopt(std::move(*connection), call, what.content);
-  what.made = lease->id_;
   if (!adopted) return adopted.error();
+  if (unseen) {
+    if (Result<void> published = lease->publish(); !published) return published.error();
+  }
   return lease;
 }
 
@@ -136,13 +144,7 @@ Result<AnyArray> Client::put_any(std::string_view name, std::string_view dtype,
     what->content = bytes;
     // On an error the draft is aborted by the end of its lease.
     Result<std::unique_ptr<Lease>> lease = client_internal::create(state_, *what, options);
-    if (!lease) {
-      // A mutable array is there for all already, and may be kept.
-      if (options.is_mutable && what->made.valid()) {
-        static_cast<void>(admin("remove", R"({"id":")" + std::to_string(what->made.raw) + R"("})"));
-      }
-      return lease.error();
-    }
+    if (!lease) return lease.error();
     if (!options.is_mutable) {
       if (Result<void> sealed = (*lease)->seal({}); !sealed) return sealed.error();
     }

@@ -87,6 +87,9 @@ constexpr Point kPoints[] = {
     SHMSTORE_KILL_POINT("received.before_send", received, before_send),
     SHMSTORE_KILL_POINT("received.after_send", received, after_send),
     SHMSTORE_KILL_POINT("received.after_reply", received, after_reply),
+    SHMSTORE_KILL_POINT("publish.before_send", publish, before_send),
+    SHMSTORE_KILL_POINT("publish.after_send", publish, after_send),
+    SHMSTORE_KILL_POINT("publish.after_reply", publish, after_reply),
 };
 static_assert(std::ranges::equal(kPoints, kKillPoints, {}, &Point::name));
 

@@ -33,7 +33,7 @@ inline constexpr std::string_view kKillPoints[] = {
     "abort.before_send",    "abort.after_send",     "abort.after_reply",    "abort.before_map",
     "abort.after_map",      "abort.before_unmap",   "abort.after_unmap",    "handover.before_send",
     "handover.after_send",  "handover.after_reply", "received.before_send", "received.after_send",
-    "received.after_reply",
+    "received.after_reply", "publish.before_send",  "publish.after_send",   "publish.after_reply",
 };
 
 /// Where in an operation.

@@ -113,7 +113,7 @@ Result<void> Lease::write(Call& call, std::span<const std::byte> content) {
     if (writable.problem != MapProblem::none) return map_error(writable);
     std::memcpy(writable.ref.base() + offset_, content.data(), content.size());
   }
-  const bool is_draft = array_state_ == shmstore::State::draft;
+  const bool is_draft = array_state_ == shmstore::State::draft && !unseen_;
   pass_kill_point(call.op(), Step::before_map);
   call.map = is_draft ? MappingCache::instance().install_for_writer(view(Access::read), file)
                       : MappingCache::instance().install(view(), file);

@@ -39,6 +39,9 @@ class Lease {
   /// Publishes; see AnyArray::seal.
   [[nodiscard]] Result<void> seal(const SealOptions& options);
 
+  /// Makes a mutable draft that only this process knows visible, once it is mapped and filled.
+  [[nodiscard]] Result<void> publish();
+
   /// The number of a handle for one receiver (`once`); 0: it is for many.
   [[nodiscard]] Result<std::uint64_t> handover(bool once);
 
@@ -71,7 +74,8 @@ class Lease {
   Access access_ = Access::read;
   std::uint16_t perms_ = 0;
   bool creator_ = false;
-  bool hard_ = false;  ///< Made with `hard`: every seal is a hard one.
+  bool hard_ = false;    ///< Made with `hard`: every seal is a hard one.
+  bool unseen_ = false;  ///< A mutable draft, to be published when it is mapped and filled.
 
  private:
   Result<void> describe(const protocol::ArrayBody& body, std::span<const std::byte> tail);

@@ -23,7 +23,6 @@ struct CreateCall {
   std::int64_t timeout_ms = 0;
   std::uint16_t flags = 0;             ///< protocol::kCreate…
   std::span<const std::byte> content;  ///< All its bytes; empty: the caller writes it.
-  ArrayId made;                        ///< Set by create(), also when what came after failed.
   bool granted = false;  ///< Set by create(): the daemon made it, whatever came after.
 };
 

@@ -173,6 +173,24 @@ Result<void> Lease::send_seal(bool hard, const SealOptions& options) {
   return done;
 }
 
+/// Killed before it is sent, or with it refused: as if the array had never been, and what it was to
+/// replace is there.
+Result<void> Lease::publish() {
+  protocol::PublishRequest request{id_.raw};
+  Call call(Op::publish);
+  call.add(request);
+  call.interruptible = false;
+  if (Result<void> done = state_->call_on(*connection_, call); !done) return done;
+  protocol::SealReply reply;
+  if (call.body().size() != sizeof reply) {
+    return make_error(ErrorCode::protocol_error, "reply: its length is wrong");
+  }
+  std::memcpy(&reply, call.body().data(), sizeof reply);
+  version_ = reply.version;
+  array_state_ = static_cast<shmstore::State>(reply.state);
+  return {};
+}
+
 Result<void> Lease::swap_map(MapRef& map, bool to_private, Op op) {
   const Result<UninheritedFd> descriptor = fetch_descriptor();
   if (!descriptor) return descriptor.error();

@@ -113,7 +113,7 @@ class Dispatcher {
     bool needs_hello;
     Handler handler;
   };
-  static const std::array<Entry, 16> kTable;
+  static const std::array<Entry, 17> kTable;
 
   [[nodiscard]] bool refuse_for_memory(SessionId session, Bytes message) noexcept;
   [[nodiscard]] Result<void> dispatch(SessionState& session, const Frame& frame);
@@ -131,6 +131,7 @@ class Dispatcher {
   Result<void> on_abort(const Request& request);
   Result<void> on_handover(const Request& request);
   Result<void> on_received(const Request& request);
+  Result<void> on_publish(const Request& request);
   Result<void> on_reserved(const Request& request);
 
   /// Carries out what the registry asked for, also what that leads to.

@@ -93,7 +93,7 @@ Result<void> check_versions(const HelloRequest& hello) {
 }  // namespace
 
 // Sorted by op, for the eye only.
-const std::array<Dispatcher::Entry, 16> Dispatcher::kTable = {{
+const std::array<Dispatcher::Entry, 17> Dispatcher::kTable = {{
     {Op::hello, "hello", false, &Dispatcher::on_hello},
     {Op::ping, "ping", true, &Dispatcher::on_ping},
     {Op::create, "create", true, &Dispatcher::on_create},
@@ -110,6 +110,7 @@ const std::array<Dispatcher::Entry, 16> Dispatcher::kTable = {{
     {Op::put_batch, "put_batch", true, &Dispatcher::on_reserved},
     {Op::attach_batch, "attach_batch", true, &Dispatcher::on_reserved},
     {Op::received, "received", true, &Dispatcher::on_received},
+    {Op::publish, "publish", true, &Dispatcher::on_publish},
 }};
 
 Result<void> Dispatcher::on_hello(const Request& request) {
@@ -303,6 +304,16 @@ Result<void> Dispatcher::on_received(const Request& request) {
   if (!received) return received.error();
   registry_.received(request.session.id, request.header.request, ArrayId{received->id},
                      received->handle, read_clock(), effects_);
+  run_effects();
+  check_after_request();
+  return {};
+}
+
+Result<void> Dispatcher::on_publish(const Request& request) {
+  const Result<PublishRequest> publish = parse_fixed<PublishRequest>(request.body);
+  if (!publish) return publish.error();
+  registry_.publish(request.session.id, request.header.request, ArrayId{publish->id}, read_clock(),
+                    effects_);
   run_effects();
   check_after_request();
   return {};

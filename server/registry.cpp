@@ -96,6 +96,12 @@ void Registry::create(SessionId session, RequestId request, CreateSpec spec, Now
              [&](Session& caller) { impl_->create(caller, request, std::move(spec)); });
 }
 
+void Registry::publish(SessionId session, RequestId request, ArrayId id, Now now,
+                       Effects& effects) {
+  impl_->run(session, request, protocol::Op::publish, now, effects, id,
+             [&](Session& caller) { impl_->publish(caller, request, id); });
+}
+
 void Registry::seal(SessionId session, RequestId request, ArrayId id, bool hard,
                     std::int64_t wait_ms, Now now, Effects& effects) {
   impl_->run(session, request, protocol::Op::seal, now, effects, id,

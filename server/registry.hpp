@@ -228,6 +228,8 @@ class Registry {
 
   // -- requests; each ends in one Completion ----------------------------------------------------
   void create(SessionId, RequestId, CreateSpec spec, Now, Effects&);
+  /// Of a mutable draft made with kCreateUnseen, by its creator.
+  void publish(SessionId, RequestId, ArrayId, Now, Effects&);
   void seal(SessionId, RequestId, ArrayId, bool hard, std::int64_t wait_ms, Now, Effects&);
   void attach(SessionId, RequestId, const AttachSpec&, Now, Effects&);
   void segment(SessionId, RequestId, ArrayId, Access, Now, Effects&);

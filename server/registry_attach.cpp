@@ -16,7 +16,11 @@ Outcome Registry::Impl::by_state(Array& array, const AttachSpec& spec) {
         return make_error(ErrorCode::invalid_argument,
                           "access: " + label(array) + " was being sealed, so nobody can write it");
       }
-      if (writer && !array.allocating && !array.hard_seal) return &array;
+      // A mutable one has no co-writers before it is published.
+      if (writer && !array.allocating && !array.hard_seal &&
+          !array.has_option(protocol::kCreateMutable)) {
+        return &array;
+      }
       return MustWait{};
     case State::mutable_:
       if (writer && array.hard_seal) return MustWait{&array};

@@ -42,6 +42,9 @@ std::optional<Error> Registry::Impl::check_create(const Session& session,
                                                   const CreateSpec& spec) const {
   if ((spec.options & ~protocol::kCreateOptions) != 0) return invalid("options: unknown bits");
   if ((spec.perms & ~kPermsMax) != 0) return invalid("perms: only bits of 0666 are allowed");
+  if (has(spec, protocol::kCreateUnseen) && !has(spec, protocol::kCreateMutable)) {
+    return invalid("options: only a mutable array waits to be published");
+  }
   if (spec.name.name.empty()) {
     if (has(spec, protocol::kCreateKeep)) return invalid("keep: an anonymous array has no name");
     if (has(spec, protocol::kCreateReplace)) return invalid("replace: needs a name");
@@ -185,8 +188,8 @@ void Registry::Impl::ready(Array& array) {
   Waiter* creation = array.creation;
   assert(creation != nullptr);
   Session& session = *creation->session;
-  const bool is_mutable = array.has_option(protocol::kCreateMutable);
-  if (is_mutable) {
+  const bool unseen = array.has_option(protocol::kCreateUnseen);
+  if (array.has_option(protocol::kCreateMutable) && !unseen) {
     if (std::optional<Error> error = check_publish(array)) {
       answer(*creation, *error);
       return drop_unready(session, array);
@@ -196,6 +199,10 @@ void Registry::Impl::ready(Array& array) {
   const RequestId request = creation->request;
   drop_waiter(*creation);
   grant(session, request, kOp, array, Access::write);
+  if (!unseen) announce(array);
+}
+
+void Registry::Impl::announce(Array& array) {
   if (array.entry != nullptr) {
     array.announced = true;
     emit_event("created", array, *array.entry);
@@ -203,6 +210,45 @@ void Registry::Impl::ready(Array& array) {
   }
   array.wake_attach = true;
   mark(array);
+}
+
+// -- publishing what its creator has mapped -------------------------------------------------------
+
+// An Array in the outcome: it is there, or may be now.
+Outcome Registry::Impl::judge_publish(Session& session, ArrayId id) {
+  Array* array = arrays.find(id);
+  if (array == nullptr || find_lease(session, id, Access::write) == nullptr) {
+    return no_lease(id, Access::write);
+  }
+  if (array->aborted) {
+    return make_error(ErrorCode::aborted, "id: the draft was dropped by its creator");
+  }
+  if (array->state == State::dying) return not_found(id);
+  if (!array->has_option(protocol::kCreateUnseen) || array->creator != session.id) {
+    return invalid("publish: " + label(*array) + " was not made to be published by this session");
+  }
+  return array;
+}
+
+void Registry::Impl::publish(Session& session, RequestId request, ArrayId id) {
+  constexpr auto kPublish = protocol::Op::publish;
+  const Outcome outcome = judge_publish(session, id);
+  if (const auto* error = std::get_if<Error>(&outcome)) {
+    return reply(session, request, kPublish, *error);
+  }
+  Array& array = *std::get<Array*>(outcome);
+  if (array.allocating || array.hard_seal) {
+    return reply(session, request, kPublish,
+                 invalid("publish: " + label(array) + " is being made or sealed"));
+  }
+  if (array.state == State::draft) {
+    if (std::optional<Error> error = check_publish(array)) {
+      return reply(session, request, kPublish, *error);
+    }
+    publish(array, State::mutable_);
+    announce(array);
+  }
+  reply(session, request, kPublish, Sealed{id, array.version, array.seal, array.state});
 }
 
 // A draft that its creator never saw. A loader keeps its role: it may try again, or give it up.

@@ -377,6 +377,9 @@ struct Registry::Impl {
   Result<void> charge_create(std::uint32_t uid, const CreateSpec& spec);
   void make_array(Session& session, RequestId request, CreateSpec spec);
   void ready(Array& array);
+  void announce(Array& array);
+  void publish(Session& session, RequestId request, ArrayId id);
+  Outcome judge_publish(Session& session, ArrayId id);
   void drop_unready(Session& session, Array& array);
   void segment_ready(ArrayId id, Result<SegmentId> segment);
   void segment_freed(SegmentId segment);

@@ -82,9 +82,9 @@ Error Registry::Impl::denied_by_id(const Identity& who, const Array& array, std:
 }
 
 Error Registry::Impl::denied_by_id(const Identity& who, const Array& array) {
-  if (!may(who, array, Access::read)) return not_found(array.id);
+  if (!may(who, array, Access::read) && !owns(who, array)) return not_found(array.id);
   return make_error(ErrorCode::permission_denied,
-                    "id: array " + std::to_string(array.id.raw) + " may be read only");
+                    "id: no right to array " + std::to_string(array.id.raw));
 }
 
 // Most often an array went because nobody kept it, or the store has been started anew.

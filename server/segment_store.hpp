@@ -37,8 +37,8 @@ class SegmentStore {
   virtual void cancel(std::uint64_t ticket) = 0;
 
   /// A freshly opened description to send; never the original. Never waits. Errors:
-  /// no_capacity, not_found, busy (a process has a file lease on it), permission_denied (writable: a
-  /// writer has sealed it against others).
+  /// no_capacity, not_found, busy (a process has a file lease on it), permission_denied (writable:
+  /// a writer has sealed it against others).
   virtual Result<UniqueFd> open(SegmentId segment, bool writable) = 0;
 
   /// F_SEAL_WRITE. Errors through `done`: busy while somebody has a writable mapping,

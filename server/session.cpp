@@ -31,13 +31,15 @@ constexpr int kDrainedFramesMax = 4096;
 constexpr int kLastFramesMax = 1024;
 
 /// What a client that is gone may still have meant for others: to let go of an array, to hand it
-/// on, to call it whole or broken. Everything else was for itself.
+/// on, to say that it has it, to publish it, to call it whole or broken. Everything else was for
+/// itself.
 bool counts_after_the_end(Bytes frame) {
   protocol::FrameHeader header;
   if (!read_header(frame, header)) return false;
   using protocol::Op;
   const auto op = static_cast<Op>(header.op);
-  return op == Op::release || op == Op::seal || op == Op::abort || op == Op::handover;
+  return op == Op::release || op == Op::seal || op == Op::abort || op == Op::handover ||
+         op == Op::received || op == Op::publish;
 }
 
 }  // namespace

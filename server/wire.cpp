@@ -64,7 +64,8 @@ const char* fault(const AttachRequest& r) noexcept {
   if ((r.options & ~kAttachOptions) != 0) return "unknown options";
   if (r.id != 0 && r.name_bytes != 0) return "both an id and a name are given";
   const bool once = (r.options & kAttachOnce) != 0;
-  if (once && (r.id == 0 || r.newer_than == 0)) return "a handle has an id and a number";
+  if (once && (r.id == 0 || r.newer_than == 0))
+    return "options: a handle for one receiver has an id and a number";
   return nullptr;
 }
 const char* fault(const SegmentRequest& r) noexcept {
@@ -94,6 +95,9 @@ const char* fault(const HandoverRequest& r) noexcept {
   return zero(r.reserved) ? nullptr : "reserved bytes are not zero";
 }
 const char* fault(const ReceivedRequest&) noexcept {
+  return nullptr;
+}
+const char* fault(const PublishRequest&) noexcept {
   return nullptr;
 }
 
@@ -147,6 +151,7 @@ template Result<ReleaseRequest> parse_fixed<ReleaseRequest>(Bytes);
 template Result<CancelRequest> parse_fixed<CancelRequest>(Bytes);
 template Result<HandoverRequest> parse_fixed<HandoverRequest>(Bytes);
 template Result<ReceivedRequest> parse_fixed<ReceivedRequest>(Bytes);
+template Result<PublishRequest> parse_fixed<PublishRequest>(Bytes);
 template Result<Named<AttachRequest>> parse_named<AttachRequest>(Bytes);
 template Result<Named<CachedRequest>> parse_named<CachedRequest>(Bytes);
 template Result<Named<WaitRequest>> parse_named<WaitRequest>(Bytes);

@@ -69,6 +69,7 @@ enum class Op : std::uint16_t {
   put_batch = 14,  ///< Reserved: protocol_error.
   attach_batch = 15,  ///< Reserved: protocol_error.
   received = 16,      ///< ReceivedRequest → empty. Ends the hand-over lease of one handle.
+  publish = 17,       ///< PublishRequest → SealReply. What was made with kCreateUnseen is there.
 
   // Admin plane. TARGET is {"name": "x" or "~uid/x"} or {"id": "decimal", "store_id"?: "decimal"}.
   list = 64,       ///< {"prefix"?, "uid"?, "cursor"?, "limit"?}
@@ -133,7 +134,10 @@ inline constexpr std::uint16_t kCreateKeep = 1U << 1U;     ///< The name pins th
 inline constexpr std::uint16_t kCreateReplace = 1U << 2U;  ///< Publish over an older version.
 inline constexpr std::uint16_t kCreateHard = 1U << 3U;     ///< Seal hard, whatever seal() says.
 inline constexpr std::uint16_t kCreateCached = 1U << 4U;   ///< The loader's array of `cached`.
-inline constexpr std::uint16_t kCreateOptions = 0x1f;
+/// Mutable: a draft until `publish`. Nobody sees it, and it replaces nothing, before its creator
+/// can reach the bytes; one that cannot aborts it, or ends.
+inline constexpr std::uint16_t kCreateUnseen = 1U << 5U;
+inline constexpr std::uint16_t kCreateOptions = 0x3f;
 
 /// Tail: u64 dims[ndim], name, dtype, attrs.
 struct CreateRequest {
@@ -189,6 +193,11 @@ struct SealRequest {
   std::int64_t wait_ms = 0;  ///< How long to wait for other writers; 0: busy at once.
   std::uint32_t hard = 0;    ///< 1: F_SEAL_WRITE. The client must have swapped its writable map.
   std::uint32_t reserved = 0;
+};
+
+/// Twice is fine. Errors: permission_denied (it would replace another user's array), aborted.
+struct PublishRequest {
+  std::uint64_t id = 0;  ///< A draft that this session made with kCreateUnseen.
 };
 
 /// An array that other users may write, or could ever, takes the hard seal only. A request without
@@ -314,6 +323,7 @@ static_assert(sizeof(HelloReply) == 80 && std::is_trivially_copyable_v<HelloRepl
 static_assert(sizeof(CreateRequest) == 40 && std::is_trivially_copyable_v<CreateRequest>);
 static_assert(sizeof(ArrayBody) == 72 && std::is_trivially_copyable_v<ArrayBody>);
 static_assert(sizeof(SealRequest) == 24 && std::is_trivially_copyable_v<SealRequest>);
+static_assert(sizeof(PublishRequest) == 8 && std::is_trivially_copyable_v<PublishRequest>);
 static_assert(sizeof(SealReply) == 24 && std::is_trivially_copyable_v<SealReply>);
 static_assert(sizeof(AttachRequest) == 40 && std::is_trivially_copyable_v<AttachRequest>);
 static_assert(sizeof(SegmentRequest) == 16 && std::is_trivially_copyable_v<SegmentRequest>);

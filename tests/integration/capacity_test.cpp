@@ -232,6 +232,43 @@ TEST_CASE("capacity: a client without address space gets an error, nothing half-
   child.say("end");
 }
 
+TEST_CASE("capacity: a mutable array that cannot be mapped replaces nothing and is not kept") {
+  if (skip_unless(!kSanitized, "sanitizers need address space of their own")) return;
+  DaemonFixture daemon;
+  Client owner = daemon.connect();
+  CreateOptions keep;
+  keep.keep = true;
+  EXPECT_OK(put_bytes(owner, "x", kMib, 1, keep));
+  Child child = Child::fork([&](Link& link) {
+    Client client = daemon.connect();
+    const std::vector<std::byte> content(64 * kMib, std::byte{2});
+    std::ifstream statm("/proc/self/statm");
+    rlim_t pages = 0;
+    statm >> pages;
+    const rlimit limit{pages * 4096 + 16 * kMib, RLIM_INFINITY};
+    ::setrlimit(RLIMIT_AS, &limit);
+    CreateOptions options;
+    options.is_mutable = options.keep = true;
+    const std::uint64_t shape[] = {64 * kMib};
+    link.say(outcome(create_bytes(client, "y", 64 * kMib, options)));
+    link.say(outcome(client.put_any("y", "|u1", shape, content, options)));
+    options.replace = true;
+    link.say(outcome(create_bytes(client, "x", 64 * kMib, options)));
+    link.say(outcome(client.put_any("x", "|u1", shape, content, options)));
+    link.say(outcome(create_bytes(client, "z", kMib, options)));
+    static_cast<void>(link.hear());
+    return 0;
+  });
+  for (int n = 0; n < 4; ++n) CHECK(child.hear() == "no_capacity");
+  CHECK(child.hear() == "ok");
+  EXPECT_ERROR(owner.info("y"), not_found);
+  auto old = owner.attach_any("x");
+  REQUIRE(old);
+  CHECK(old->state() == State::sealed);
+  CHECK(only_byte(*old) == 1);
+  child.say("end");
+}
+
 TEST_CASE("capacity: a client killed in the midst of filling leaves its bytes to others") {
   DaemonFixture daemon(small_daemon("64MiB"));
   for (int round = 0; round < 10; ++round) {

@@ -53,6 +53,9 @@ std::vector<std::string> good_frames() {
       frame(Op::handover, 2,
             bytes_of(protocol::HandoverRequest{1, 5, protocol::kHandoverOnce, {}})),
       frame(Op::received, 2, bytes_of(protocol::ReceivedRequest{1, 1})),
+      frame(Op::create, 2,
+            create_body("unseen", 64, protocol::kCreateMutable | protocol::kCreateUnseen)),
+      frame(Op::publish, 2, bytes_of(protocol::PublishRequest{1})),
       frame(Op::fork, 2),
       frame(Op::put_batch, 2),
   };

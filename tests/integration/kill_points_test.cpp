@@ -1,5 +1,7 @@
 // A client killed at any named point of the client library is as if it had never been: no half-made
 // name, no lease, session, descriptor or byte of it stays; what it had published stays whole.
+#include <map>
+
 #include "tests/integration/scripted_client.hpp"
 #include "tests/support/testing.hpp"
 
@@ -65,6 +67,34 @@ TEST_CASE("kill points: a client killed anywhere leaves nothing") {
     }
   }
   CHECK(daemon.selfcheck() == "");
+}
+
+TEST_CASE(
+    "kill points: a mutable array replaces another when its creator has mapped and filled it") {
+  DaemonFixture daemon;
+  Client observer = daemon.connect();
+  const std::map<std::string, int> points = {
+      {"create.before_send", 3}, {"create.after_send", 3},   {"create.after_reply", 3},
+      {"create.before_map", 3},  {"create.after_map", 3},    {"publish.before_send", 3},
+      {"publish.after_send", 0}, {"publish.after_reply", 0},
+  };
+  for (const auto& [point, old] : points) {
+    CAPTURE(point);
+    CreateOptions keep;
+    keep.keep = keep.replace = true;
+    EXPECT_OK(put_bytes(observer, "alone", 200'000, 3, keep));
+    Child victim = Child::run({"/proc/self/exe", "--exclusive-client", daemon.socket(), "replace"},
+                              {"SHMSTORE_KILL_AT=" + point + ":1"});
+    CHECK(victim.wait() == 137);
+    REQUIRE(wait_until([&] { return observer.status().value().sessions == 1; }));
+    auto there = observer.attach_any("alone");
+    REQUIRE(there);
+    CHECK(only_byte(*there) == (old != 0 ? old : int{kScriptByte}));
+    CHECK(there->state() == (old != 0 ? State::sealed : State::mutable_));
+    EXPECT_OK(there->release());
+    EXPECT_OK(observer.remove("alone"));
+    CHECK(wait_until([&] { return observer.status().value().used == 0; }));
+  }
 }
 #else
 TEST_CASE("kill points: a client killed anywhere leaves nothing") {

@@ -183,6 +183,11 @@ int run_exclusive_client(const char* socket_path, const char* how) {
   options.socket = socket_path;
   Result<Client> client = Client::connect(options);
   if (!client) return 1;
+  if (std::string_view(how) == "replace") {
+    CreateOptions replace;
+    replace.is_mutable = replace.keep = replace.replace = true;
+    return put_bytes(*client, "alone", kBytes, kScriptByte, replace) ? 0 : 2;
+  }
   auto array = client->attach_any("alone", access(Access::exclusive, kWaitForever));
   if (!array) return 2;
   fill(*array, kScriptByte);

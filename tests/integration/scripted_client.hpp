@@ -11,7 +11,8 @@ inline constexpr unsigned char kScriptByte = 0x5a;
 int run_scripted_client(const char* socket_path);
 
 /// Attaches "alone" exclusively, fills it with kScriptByte, and lets go of it as `how` says:
-/// "release", "drop", "let_go", "give_up". Returns 0 when each step did what it should.
+/// "release", "drop", "let_go", "give_up". With "replace" it puts a kept mutable array of that name
+/// instead, filled likewise. Returns 0 when each step did what it should.
 int run_exclusive_client(const char* socket_path, const char* how);
 
 }  // namespace shmstore::testing

@@ -186,6 +186,7 @@ void Store::make(Session session, Request request, const server::CreateSpec& spe
   array.creation = request;
   array.charged = server::charge_of(spec.bytes);
   array.leases.push_back({session, array.owner, Access::write});
+  array.leases.back().blocks = true;
   if (has(spec, kCreateCached)) loaders.at(name_of(array)).draft = key;
   if (spec.bytes == 0) return ready(key);
   array.allocating = true;
@@ -201,7 +202,8 @@ void Store::ready(Key key) {
   Array& array = arrays.at(key);
   const Request request = array.creation;
   array.creation = 0;
-  if (has(array.spec, kCreateMutable)) {
+  const bool unseen = has(array.spec, kCreateUnseen);
+  if (has(array.spec, kCreateMutable) && !unseen) {
     if (!may_publish(array)) {
       fail(request, ErrorCode::permission_denied);
       return drop_unready(key);
@@ -209,8 +211,43 @@ void Store::ready(Key key) {
     publish(key, State::mutable_);
   }
   grant(array.creator, request, key, Access::write);
+  if (!unseen) announce(key);
+}
+
+void Store::announce(Key key) {
+  Array& array = arrays.at(key);
   array.announced = array.named;
   if (array.named) event("created", key);
+}
+
+void Store::publish(Session session, Request request, Key key) {
+  const auto refused = [&]() -> std::optional<ErrorCode> {
+    if (lease_of(session, key, Access::write) == nullptr) return ErrorCode::invalid_argument;
+    const Array& array = arrays.at(key);
+    if (array.aborted) return ErrorCode::aborted;
+    if (array.state == State::dying) return ErrorCode::not_found;
+    const bool own = has(array.spec, kCreateUnseen) && array.creator == session;
+    if (!own || array.allocating || array.asking_kernel) return ErrorCode::invalid_argument;
+    const bool denied = array.state == State::draft && !may_publish(array);
+    return denied ? std::optional(ErrorCode::permission_denied) : std::nullopt;
+  }();
+  if (refused) {
+    fail(request, *refused);
+    return settle();
+  }
+  Array& array = arrays.at(key);
+  if (array.state == State::draft) {
+    publish(key, State::mutable_);
+    announce(key);
+  }
+  Answer answer;
+  answer.kind = Kind::sealed;
+  answer.array = key;
+  answer.version = array.version;
+  answer.seal = array.seal;
+  answer.state = array.state;
+  say(request, answer);
+  settle();
 }
 
 void Store::drop_unready(Key key) {

@@ -22,7 +22,7 @@ bool Store::may(Session session, const Array& array, Access access) const {
 
 // What may not be read is not there for who asks by id.
 ErrorCode Store::denied(Session session, const Array& array, bool by_id) const {
-  const bool hidden = by_id && !may(session, array, Access::read);
+  const bool hidden = by_id && !may(session, array, Access::read) && !owns(session, array);
   return hidden ? ErrorCode::not_found : ErrorCode::permission_denied;
 }
 

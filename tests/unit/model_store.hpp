@@ -143,6 +143,7 @@ class Store {
   void leave(Session session);
 
   void create(Session session, Request request, server::CreateSpec spec);
+  void publish(Session session, Request request, Key array);
   void seal(Session session, Request request, Key array, bool hard, std::int64_t wait_ms);
   void attach(Session session, Request request, Key array, Name name, Access access,
               std::uint64_t newer_than, std::int64_t timeout_ms, bool renew, bool repair,
@@ -258,6 +259,7 @@ class Store {
   void grant(Session session, Request request, Key array, Access access);
   void make(Session session, Request request, const server::CreateSpec& spec);
   void ready(Key array);
+  void announce(Key array);
   bool may_publish(const Array& array) const;
   void publish(Key array, State state);
   void begin_seal(Session session, Request request, Key array, bool hard, std::int64_t deadline);

@@ -36,6 +36,7 @@ Store::Verdict Store::try_access(const Wait& wait, Key key) const {
   switch (array.state) {
     case State::draft:
       if (alone || (writer && array.frozen)) return fails(ErrorCode::invalid_argument);
+      if (has(array.spec, kCreateMutable)) return must_wait();
       return writer && !array.allocating && !array.asking_kernel ? goes(key) : must_wait();
     case State::sealed: return alone || writer ? fails(ErrorCode::invalid_argument) : goes(key);
     case State::broken:
@@ -137,6 +138,7 @@ Store::Verdict Store::attempt(const Wait& wait) {
 
 std::optional<ErrorCode> Store::refuse_create(Session session,
                                               const server::CreateSpec& spec) const {
+  if (has(spec, kCreateUnseen) && !has(spec, kCreateMutable)) return ErrorCode::invalid_argument;
   if (spec.name.name.empty()) {
     const bool odd = has(spec, kCreateKeep | kCreateReplace | kCreateCached);
     return odd ? std::optional(ErrorCode::invalid_argument) : std::nullopt;

@@ -46,7 +46,7 @@ TEST_CASE("protocol: the largest data-plane messages fit into a frame") {
 TEST_CASE("protocol: planes and options") {
   CHECK(static_cast<int>(Op::attach_batch) < 64);
   CHECK(static_cast<int>(Op::list) == 64);
-  CHECK(kCreateOptions ==
-        (kCreateMutable | kCreateKeep | kCreateReplace | kCreateHard | kCreateCached));
+  CHECK(kCreateOptions == (kCreateMutable | kCreateKeep | kCreateReplace | kCreateHard |
+                           kCreateCached | kCreateUnseen));
   CHECK(QualifiedName::kOwn == UINT32_MAX);
 }

@@ -134,7 +134,7 @@ TEST_CASE("attach: rights that are taken away end the wait") {
   CHECK(store.open(handle));
   CHECK(store.chmod(alice, with_id(id), 0600).has_value());
   CHECK(store.code(named) == ErrorCode::permission_denied);
-  CHECK(store.code(handle) == ErrorCode::permission_denied);
+  CHECK(store.code(handle) == ErrorCode::not_found);
 }
 
 TEST_CASE("attach: a co-writer of a draft is told when its creator is gone") {

@@ -272,3 +272,66 @@ TEST_CASE("create: so many of a session are worked on at a time and no more") {
   const SessionId other = store.join(kAlice);
   CHECK(store.open(store.create(other, Store::spec(""))));
 }
+
+TEST_CASE(
+    "create: a mutable array that its creator has not mapped yet replaces and keeps nothing") {
+  Store store;
+  const SessionId alice = store.join(kAlice), other = store.join(kAlice);
+  const ArrayId old = store.put(other, "x", protocol::kCreateKeep);
+  const std::size_t events = store.events.size();
+  const std::uint64_t version = store.registry.find(old)->version;
+  const ArrayId id = store.draft(alice, "x",
+                                 protocol::kCreateMutable | protocol::kCreateKeep |
+                                     protocol::kCreateReplace | protocol::kCreateUnseen);
+  CHECK(store.state(id) == State::draft);
+  CHECK(store.granted(store.attach(other, by_name("x"))) == old);
+  CHECK(store.code(store.publish(other, id)) == ErrorCode::invalid_argument);
+  CHECK(store.code(store.publish(other, old)) == ErrorCode::invalid_argument);
+  const RequestId joins = store.attach(other, by_id(id, Access::write, -1));
+  CHECK(store.open(joins));
+  SUBCASE("it cannot be mapped: it is aborted") {
+    store.as<Done>(store.abort(alice, with_id(id)));
+    CHECK(store.code(joins) == ErrorCode::aborted);
+    CHECK(store.granted(store.attach(other, by_name("x"))) == old);
+    CHECK(store.registry.find(old)->kept);
+    CHECK(store.events.size() == events);
+  }
+  SUBCASE("its creator dies") {
+    store.leave(alice);
+    CHECK(store.granted(store.attach(other, by_name("x"))) == old);
+    CHECK(store.events.size() == events);
+  }
+  SUBCASE("it is published, and twice is fine") {
+    for (int n = 0; n < 2; ++n) {
+      const Sealed there = store.as<Sealed>(store.publish(alice, id));
+      CHECK(there.state == State::mutable_);
+      CHECK(there.version == version + 1);
+    }
+    CHECK(store.granted(joins) == id);
+    CHECK(store.granted(store.attach(other, by_name("x"))) == id);
+    CHECK(store.registry.find(id)->kept);
+    CHECK(store.events.size() == events + 1);
+    CHECK(store.events.back().event == "created");
+  }
+  SUBCASE("root has taken the name meanwhile: it is told, and may drop it") {
+    const SessionId root = store.join(kRoot);
+    CreateSpec spec = Store::spec("x");
+    spec.name.uid = kAlice;
+    spec.options = protocol::kCreateReplace | protocol::kCreateMutable;
+    const ArrayId taken = store.granted(store.create(root, spec));
+    CHECK(store.code(store.publish(alice, id)) == ErrorCode::permission_denied);
+    store.as<Done>(store.abort(alice, with_id(id)));
+    CHECK(store.state(taken) == State::mutable_);
+  }
+}
+
+TEST_CASE("create: only a mutable array waits to be published") {
+  Store store;
+  const SessionId alice = store.join(kAlice);
+  CreateSpec spec = Store::spec("x");
+  spec.options = protocol::kCreateUnseen;
+  CHECK(store.code(store.create(alice, spec)) == ErrorCode::invalid_argument);
+  const ArrayId made = store.draft(alice, "m", protocol::kCreateMutable);
+  CHECK(store.code(store.publish(alice, made)) == ErrorCode::invalid_argument);
+  CHECK(store.code(store.publish(alice, ArrayId{77})) == ErrorCode::invalid_argument);
+}

@@ -54,6 +54,9 @@ class Store {
     return ask(
         [&](RequestId id, Effects& fx) { registry.create(session, id, std::move(spec), now, fx); });
   }
+  RequestId publish(SessionId session, ArrayId array) {
+    return ask([&](RequestId id, Effects& fx) { registry.publish(session, id, array, now, fx); });
+  }
   RequestId seal(SessionId session, ArrayId array, bool hard = false, std::int64_t wait_ms = 0) {
     return ask([&](RequestId id, Effects& fx) {
       registry.seal(session, id, array, hard, wait_ms, now, fx);

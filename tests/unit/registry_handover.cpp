@@ -48,107 +48,130 @@ TEST_CASE("hand-over: keeps the array for its receiver, for a time") {
   CHECK(store.registry.quota().usage(kAlice).leases == 0);
 }
 
-TEST_CASE("hand-over: to one receiver, it ends when that one says that it has the array") {
-  Store store;
-  const SessionId worker = store.join(kAlice), receiver = store.join(kAlice);
-  const ArrayId id = store.put(worker, "");
-  const auto pickle = [&] {
+namespace {
+
+/// An array that a worker has pickled for one receiver.
+struct OneReceiver {
+  std::uint64_t pickle() {
     return store.as<HandedOver>(store.handover(worker, id, 10'000, true)).number;
-  };
-  const auto attach = [&](SessionId who, std::uint64_t handle) {
+  }
+  void attach(SessionId who, std::uint64_t handle) {
     AttachSpec spec = by_id(id);
     spec.handle = handle;
     store.granted(store.attach(who, spec));
-  };
-  const auto receive = [&](std::uint64_t handle) {
+  }
+  void receive(std::uint64_t handle) {
     attach(receiver, handle);
     store.as<Done>(store.received(receiver, id, handle));
     store.release(receiver, id, Access::read);
-  };
-  const std::uint64_t first = pickle();
-  CHECK(first != 0);
-  CHECK(store.registry.find(id)->in_flight == 1);
-  SUBCASE("one handle") {
+  }
+  /// Everybody leaves, and nothing is charged.
+  void finish() {
     store.leave(worker);
-    receive(first);
-    CHECK_FALSE(store.state(id).has_value());
+    store.leave(receiver);
+    CHECK(store.registry.quota().usage(kAlice).leases == 0);
+  }
+  Store store;
+  SessionId worker = store.join(kAlice), receiver = store.join(kAlice);
+  ArrayId id = store.put(worker, "");
+  std::uint64_t first = pickle();
+};
+
+}  // namespace
+
+TEST_CASE("hand-over: to one receiver, it ends when that one says that it has the array") {
+  OneReceiver one;
+  CHECK(one.first != 0);
+  CHECK(one.store.registry.find(one.id)->in_flight == 1);
+  SUBCASE("one handle") {
+    one.store.leave(one.worker);
+    one.receive(one.first);
+    CHECK_FALSE(one.store.state(one.id).has_value());
   }
   SUBCASE("two handles, in any order") {
-    const std::uint64_t second = pickle();
-    CHECK(second != first);
-    store.leave(worker);
-    receive(second);
-    CHECK(store.state(id) == State::sealed);
-    receive(first);
-    CHECK_FALSE(store.state(id).has_value());
+    const std::uint64_t second = one.pickle();
+    CHECK(second != one.first);
+    one.store.leave(one.worker);
+    one.receive(second);
+    CHECK(one.store.state(one.id) == State::sealed);
+    one.receive(one.first);
+    CHECK_FALSE(one.store.state(one.id).has_value());
   }
   SUBCASE("a receiver that cannot map it, or dies, finds it there at the next try") {
-    store.leave(worker);
-    attach(receiver, first);
-    store.release(receiver, id, Access::read);
-    const SessionId dies = store.join(kAlice);
-    attach(dies, first);
-    store.leave(dies);
-    CHECK(store.state(id) == State::sealed);
-    receive(first);
-    CHECK_FALSE(store.state(id).has_value());
+    one.store.leave(one.worker);
+    one.attach(one.receiver, one.first);
+    one.store.release(one.receiver, one.id, Access::read);
+    const SessionId dies = one.store.join(kAlice);
+    one.attach(dies, one.first);
+    one.store.leave(dies);
+    CHECK(one.store.state(one.id) == State::sealed);
+    one.receive(one.first);
+    CHECK_FALSE(one.store.state(one.id).has_value());
   }
   SUBCASE("each try begins the grace anew") {
-    store.leave(worker);
-    store.tick(9'000);
-    attach(receiver, first);
-    store.release(receiver, id, Access::read);
-    store.tick(9'999);
-    CHECK(store.state(id) == State::sealed);
-    store.tick(1);
-    CHECK_FALSE(store.state(id).has_value());
+    one.store.leave(one.worker);
+    one.store.tick(9'000);
+    one.attach(one.receiver, one.first);
+    one.store.release(one.receiver, one.id, Access::read);
+    one.store.tick(9'999);
+    CHECK(one.store.state(one.id) == State::sealed);
+    one.store.tick(1);
+    CHECK_FALSE(one.store.state(one.id).has_value());
   }
   SUBCASE("saying it twice, or of another number, ends nobody else's") {
-    const std::uint64_t second = pickle();
-    store.leave(worker);
-    attach(receiver, first);
-    for (int n = 0; n < 3; ++n) store.as<Done>(store.received(receiver, id, first));
-    store.as<Done>(store.received(receiver, id, 0));
-    store.as<Done>(store.received(receiver, id, second + 1));
-    store.release(receiver, id, Access::read);
-    CHECK(store.state(id) == State::sealed);
-    receive(second);
-    CHECK_FALSE(store.state(id).has_value());
+    const std::uint64_t second = one.pickle();
+    one.store.leave(one.worker);
+    one.attach(one.receiver, one.first);
+    for (int n = 0; n < 3; ++n) {
+      one.store.as<Done>(one.store.received(one.receiver, one.id, one.first));
+    }
+    one.store.as<Done>(one.store.received(one.receiver, one.id, 0));
+    one.store.as<Done>(one.store.received(one.receiver, one.id, second + 1));
+    one.store.release(one.receiver, one.id, Access::read);
+    CHECK(one.store.state(one.id) == State::sealed);
+    one.receive(second);
+    CHECK_FALSE(one.store.state(one.id).has_value());
   }
+  one.finish();
+}
+
+TEST_CASE("hand-over: to one receiver, what does not end it and what does") {
+  OneReceiver one;
+  CHECK(one.first != 0);
+  CHECK(one.store.registry.find(one.id)->in_flight == 1);
   SUBCASE("who does not hold it has not received it") {
-    store.leave(worker);
-    CHECK(store.code(store.received(receiver, id, first)) == ErrorCode::invalid_argument);
-    CHECK(store.state(id) == State::sealed);
-    receive(first);
+    one.store.leave(one.worker);
+    CHECK(one.store.code(one.store.received(one.receiver, one.id, one.first)) ==
+          ErrorCode::invalid_argument);
+    CHECK(one.store.state(one.id) == State::sealed);
+    one.receive(one.first);
   }
   SUBCASE("the receiver has it alone then") {
-    store.leave(worker);
-    attach(receiver, first);
-    store.as<Done>(store.received(receiver, id, first));
-    CHECK(store.holders(receiver, with_id(id)).value().size() == 1);
-    store.tick(60'000);
-    CHECK(store.state(id) == State::sealed);
+    one.store.leave(one.worker);
+    one.attach(one.receiver, one.first);
+    one.store.as<Done>(one.store.received(one.receiver, one.id, one.first));
+    CHECK(one.store.holders(one.receiver, with_id(one.id)).value().size() == 1);
+    one.store.tick(60'000);
+    CHECK(one.store.state(one.id) == State::sealed);
   }
   SUBCASE("handles for many have a lease of their own") {
-    store.as<Done>(store.handover(worker, id, 20'000));
-    CHECK(store.registry.find(id)->in_flight == 2);
-    store.leave(worker);
-    const auto rows = store.holders(receiver, with_id(id)).value();
+    one.store.as<Done>(one.store.handover(one.worker, one.id, 20'000));
+    CHECK(one.store.registry.find(one.id)->in_flight == 2);
+    one.store.leave(one.worker);
+    const auto rows = one.store.holders(one.receiver, with_id(one.id)).value();
     REQUIRE(rows.size() == 1);
     CHECK(rows[0].in_flight == 2);
-    receive(first);
-    CHECK(store.state(id) == State::sealed);
-    store.tick(20'000);
-    CHECK_FALSE(store.state(id).has_value());
+    one.receive(one.first);
+    CHECK(one.store.state(one.id) == State::sealed);
+    one.store.tick(20'000);
+    CHECK_FALSE(one.store.state(one.id).has_value());
   }
   SUBCASE("a delete ends it") {
-    CHECK(store.remove(worker, with_id(id)).has_value());
-    store.leave(worker);
-    CHECK_FALSE(store.state(id).has_value());
+    CHECK(one.store.remove(one.worker, with_id(one.id)).has_value());
+    one.store.leave(one.worker);
+    CHECK_FALSE(one.store.state(one.id).has_value());
   }
-  store.leave(worker);
-  store.leave(receiver);
-  CHECK(store.registry.quota().usage(kAlice).leases == 0);
+  one.finish();
 }
 
 TEST_CASE("hand-over: an opening of an older, ordinary pickle is not that of a queue's handle") {

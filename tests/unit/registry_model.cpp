@@ -136,7 +136,7 @@ class Run : private model::Pair {
     if (dice < 69) return cancel();
     if (dice < 72) return abort();
     if (dice < 74) return handover();
-    if (dice < 75) return received();
+    if (dice < 75) return chance(50) ? received() : publish();
     if (dice < 77) return segment();
     if (dice < 84) return admin();
     if (dice < 86) return list();
@@ -182,6 +182,8 @@ class Run : private model::Pair {
       if (chance(percent)) spec.options = static_cast<std::uint16_t>(spec.options | option);
     };
     maybe(50, protocol::kCreateMutable);
+    const bool is_mutable = (spec.options & protocol::kCreateMutable) != 0;
+    maybe(is_mutable ? 30 : 1, protocol::kCreateUnseen);
     maybe(15, protocol::kCreateHard);
     if (named) maybe(40, protocol::kCreateReplace);
     if (named) maybe(25, protocol::kCreateKeep);
@@ -197,6 +199,25 @@ class Run : private model::Pair {
     Fx fx;
     registry_.create(session, request, spec, now_, fx);
     model_.create(session, request, spec);
+    compare(fx);
+  }
+
+  void publish() {
+    model::Session session = any_session();
+    Access access{};
+    Chosen array = held_array(session, access);
+    for (const auto& [key, one] : model_.arrays) {  // Mostly one that waits for it.
+      const bool waits = one.state == State::draft && !one.allocating && one.creator != 0 &&
+                         model::has(one.spec, protocol::kCreateUnseen);
+      if (!waits || !model_.sessions.contains(one.creator) || chance(20)) continue;
+      session = one.creator;
+      array = {key, ids_.at(key)};
+    }
+    const model::Request request = next_request_++;
+    last_ = "publish " + std::to_string(array.key);
+    Fx fx;
+    registry_.publish(session, request, array.id, now_, fx);
+    model_.publish(session, request, array.key);
     compare(fx);
   }
 

@@ -104,7 +104,7 @@ TEST_CASE("wire: a create has dims, name, dtype and attrs in its tail") {
   for (std::size_t length = 0; length < bytes.size(); ++length) {
     CHECK(is_protocol_error(parse_create(Bytes(bytes).first(length))));
   }
-  request.options = 1U << 5U;
+  request.options = 1U << 6U;
   CHECK(is_protocol_error(parse_create(bytes_of(request, dims + "ab<f8{}"))));
   request.options = 0;
   request.order = 2;

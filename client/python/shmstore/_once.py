@@ -1,12 +1,13 @@
 """Arrays and handles that go to one receiver: through multiprocessing's queues, pipes and pools.
 
 In general nobody can know how often a pickle will be opened; a hand-over lease then lasts for its
-grace. What a queue, a pipe or Process itself pickles is read by one process, once. Such a handle has
-a number and a hand-over lease of its own, which ends when that process has mapped the array: results
-that are used and dropped give their memory back at once.
+grace. What a queue, a pipe or Process itself pickles is read by one process, once. Such a handle
+has a number and a hand-over lease of its own, which ends when that process has mapped the array:
+results that are used and dropped give their memory back at once.
 
-Their pickler alone does not tell: programs call ``ForkingPickler.dumps`` as well, and send the bytes
-to several processes. So the caller of the pickler has to be one of multiprocessing's own carriers.
+Their pickler alone does not tell: programs call ``ForkingPickler.dumps`` as well, and send the
+bytes to several processes. So the caller of the pickler has to be one of multiprocessing's own
+carriers.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def _reduce_handle(handle: Handle) -> Any:
 
 
 def _is_carried() -> bool:
-    """Whether a carrier pickles this. Called by a reducer, which the pickler's C code has called."""
+    """Whether a carrier pickles this. For a reducer that the pickler's C code has called."""
     caller = sys._getframe(2)
     if caller.f_globals.get("__name__") == "multiprocessing.reduction" and caller.f_back:
         caller = caller.f_back
