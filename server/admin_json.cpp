@@ -12,6 +12,9 @@ namespace shmstore::server {
 namespace {
 
 constexpr double kTtlSecondsMax = static_cast<double>(protocol::kTimeoutMsMax) / 1000;
+/// Of a document that asks for something. The longest one that makes sense is a long name that is
+/// escaped throughout; 64 KiB of brackets would take milliseconds to parse.
+constexpr std::size_t kRequestBytesMax = 8192;
 constexpr std::uint32_t kUidMax = 0xfffffffeU;  // 2^32 - 1 means "nobody", "the caller's own"
 
 Error invalid(std::string text) {
@@ -125,6 +128,10 @@ Result<Json> parse_document(std::string_view text) {
     return make_error(
         ErrorCode::protocol_error,
         "the document nests deeper than " + std::to_string(protocol::kJsonDepthMax) + " levels");
+  }
+  if (text.size() > kRequestBytesMax) {
+    return invalid("document: " + std::to_string(text.size()) + " bytes, at most " +
+                   std::to_string(kRequestBytesMax) + " are allowed");
   }
   Json document = parse_json(text);
   if (!document.is_object()) {
@@ -246,7 +253,7 @@ Json to_json(const BrokenBy& by) {
   return json;
 }
 
-Json to_json(const ArrayView& array, std::uint32_t uid) {
+std::string array_text(const ArrayView& array, std::uint32_t uid) {
   Json json;
   json["id"] = std::to_string(array.id.raw);
   json["name"] = array.name.empty() ? Json() : Json(name_for(uid, array.ns_uid, array.name));
@@ -269,11 +276,11 @@ Json to_json(const ArrayView& array, std::uint32_t uid) {
       array.seal == Seal::none ? Json() : Json(array.seal == Seal::soft ? "soft" : "hard");
   json["in_flight"] = array.in_flight;
   json["broken"] = array.broken ? to_json(*array.broken) : Json();
-  // Canonical text since it came in; the empty one is that of an array that has none.
-  json["attrs"] = array.attrs.empty()
-                      ? Json::object()
-                      : Json::parse(array.attrs.begin(), array.attrs.end(), nullptr, false);
-  return json;
+  // Canonical text since it came in; the empty one is that of an array that has none. Its key comes
+  // first in the order of a document.
+  std::string text = R"({"attrs":)";
+  text += array.attrs.empty() ? "{}" : array.attrs;
+  return text.append(",").append(document_text(json), 1);
 }
 
 Json to_json(const HolderView& holder) {

@@ -59,9 +59,9 @@ Result<EmptyRequest> empty_request(const Json& json);
 /// `name` as `uid` says it: bare in its own namespace, "~uid/name" elsewhere.
 [[nodiscard]] std::string name_for(std::uint32_t uid, std::uint32_t ns_uid, std::string_view name);
 
-/// INFO, as `uid` sees it.
 [[nodiscard]] Json to_json(const BrokenBy& by);
-[[nodiscard]] Json to_json(const ArrayView& array, std::uint32_t uid);
+/// INFO, as `uid` sees it. The text: what it has of attrs is copied, and need not be parsed.
+[[nodiscard]] std::string array_text(const ArrayView& array, std::uint32_t uid);
 [[nodiscard]] Json to_json(const HolderView& holder);
 [[nodiscard]] Json to_json(const EventRecord& record, std::uint32_t uid);
 /// A row of `status`' uids and the answer of `quotas`.

@@ -41,6 +41,7 @@
 #include "server/signals_held.hpp"
 #include "server/socket_keeper.hpp"
 #include "server/turns.hpp"
+#include "server/watchdog_timer.hpp"
 #include "shmstore/version.hpp"
 
 namespace shmstore::server {
@@ -52,13 +53,12 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 constexpr std::uint32_t kNobody = 65534;
-/// Who connects is asked for its groups, its command …: some 30 µs each.
-constexpr int kAcceptsPerWakeMax = 4;
 /// How long a user's turn is, and how long handlers may go on before there is one. What has begun
 /// is finished.
 constexpr std::chrono::microseconds kTurn{100};
 /// Of sessions that have ended, before the time is looked at.
 constexpr std::uint64_t kLeasesAtOnce = 32;
+constexpr int kPostponedMax = 32;
 /// Whose turn the daemon's own work has: nobody connects with this uid.
 constexpr std::uint32_t kOwnWork = UINT32_MAX;
 constexpr milliseconds kAcceptPause{100};
@@ -86,7 +86,8 @@ class DaemonImpl final : public Daemon, private Outbox {
   void guarded(F&& work);
   void wait_accept();
   /// False: not now, for want of memory.
-  bool accept_some(int most = kAcceptsPerWakeMax);
+  bool accept_some(int most);
+  void accept_one();
   void accept_later();
   Result<void> listen_again();
   void turn_away();
@@ -112,7 +113,6 @@ class DaemonImpl final : public Daemon, private Outbox {
   void own_work();
   void set_deadline_timer();
   void set_idle_timer();
-  void set_watchdog_timer(std::uint64_t interval_us);
   [[nodiscard]] bool is_idle() const;
 
   const Options flags_;
@@ -142,11 +142,13 @@ class DaemonImpl final : public Daemon, private Outbox {
   asio::steady_timer idle_timer_;
   asio::steady_timer hello_timer_;
   asio::steady_timer accept_timer_;
-  asio::steady_timer watchdog_timer_;
+  WatchdogTimer watchdog_timer_;
   std::optional<std::int64_t> deadline_set_;
   std::size_t refused_ = 0;  // of the sessions, those that are told why and closed
   bool idle_set_ = false;
   bool own_work_in_line_ = false;
+  bool accept_due_ = false;
+  int accept_postponed_ = 0;
   LogLimit refusals_{20};
   SessionId last_session_ = 0;
   std::unordered_map<SessionId, std::shared_ptr<ClientSession>> sessions_;
@@ -224,7 +226,7 @@ int DaemonImpl::run() {
           "locks on its descriptors can escape its charge"}});
   }
   notify_manager("READY=1");
-  if (const auto interval = watchdog_interval_us()) set_watchdog_timer(*interval);
+  watchdog_timer_.start();
   after_work();
   // Nothing that is thrown in there says that the others cannot be served any more.
   while (!io_.stopped()) guarded([this] { serve(); });
@@ -277,6 +279,8 @@ void DaemonImpl::take_turn() {
       [this, &over](const std::shared_ptr<ClientSession>& session) {
         if (session != nullptr) return give_turn(*session, over);
         own_work_in_line_ = false;
+        accept_one();
+        if (dispatcher_.has_sweep()) dispatcher_.sweep_some();
         while (dispatcher_.has_ending() && !over()) dispatcher_.end_some(kLeasesAtOnce);
       },
       over);
@@ -288,13 +292,22 @@ void DaemonImpl::take_turn() {
 void DaemonImpl::wait_accept() {
   accepting_.async_wait(Descriptor::wait_read, [this](const boost::system::error_code& error) {
     if (error) return;
-    bool again = false;
-    guarded([&] {
-      again = accept_some();
-      after_work();
-    });
-    again ? wait_accept() : accept_later();
+    accept_due_ = true;
+    after_work();
   });
+}
+
+/// One in a turn: between two of them others are served, and who has hung up gives up its place.
+/// When all places are taken, somebody in line may be about to do so.
+void DaemonImpl::accept_one() {
+  if (!accept_due_) return;
+  const bool full = sessions_.size() - refused_ >= budget_.connections_max;
+  if (full && !turns_.empty() && ++accept_postponed_ < kPostponedMax) return;
+  accept_postponed_ = 0;
+  accept_due_ = false;
+  bool again = false;
+  guarded([&] { again = accept_some(1); });
+  again ? wait_accept() : accept_later();
 }
 
 /// Without memory for a socket the connection stays in the backlog: asked again at once, the loop
@@ -323,6 +336,7 @@ bool DaemonImpl::accept_some(int most) {
 
 /// On a new socket: who has connected to the old one is served first.
 Result<void> DaemonImpl::listen_again() {
+  accept_due_ = false;
   (void)accept_some(SOMAXCONN);
   (void)accepting_.release();
   Result<void> bound = listener_.rebind();
@@ -549,8 +563,8 @@ void DaemonImpl::after_work() {
 
 /// What is left to do of what nobody waits for.
 void DaemonImpl::own_work() {
-  if (!dispatcher_.has_ending() || std::exchange(own_work_in_line_, true)) return;
-  turns_.add(kOwnWork, nullptr);
+  const bool some = accept_due_ || dispatcher_.has_ending() || dispatcher_.has_sweep();
+  if (some && !std::exchange(own_work_in_line_, true)) turns_.add(kOwnWork, nullptr);
 }
 
 void DaemonImpl::set_deadline_timer() {
@@ -586,14 +600,6 @@ void DaemonImpl::set_idle_timer() {
   idle_timer_.expires_after(seconds(options_.idle_exit));
   idle_timer_.async_wait([this](const boost::system::error_code& error) {
     if (!error && is_idle()) stop("idle");
-  });
-}
-
-void DaemonImpl::set_watchdog_timer(std::uint64_t interval_us) {
-  notify_manager("WATCHDOG=1");
-  watchdog_timer_.expires_after(std::chrono::microseconds(interval_us));
-  watchdog_timer_.async_wait([this, interval_us](const boost::system::error_code& error) {
-    if (!error) set_watchdog_timer(interval_us);
   });
 }
 

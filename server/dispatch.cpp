@@ -22,9 +22,8 @@ namespace {
 
 using namespace protocol;
 
-/// Released segments asked about at a time, and before a create is refused.
+/// Released segments asked about at a time, 1.5 µs each.
 constexpr std::size_t kProbesAtOnce = 64;
-constexpr std::size_t kProbesPerRequest = 256;
 /// What a session holds is taken from it in turns, so that nobody waits for the end of one that had
 /// a million arrays. The first turn is its own; the others are shared by all that have ended, and
 /// many may end at the same moment.
@@ -85,8 +84,11 @@ Dispatcher::Dispatcher(Registry& registry, SegmentStore& store, Outbox& outbox, 
       outbox_(outbox),
       facts_(std::move(facts)),
       selfcheck_(selfcheck),
-      admin_(std::make_unique<AdminPlane>(registry, store, outbox, facts_,
-                                          [this] { return this->selfcheck(); })) {
+      admin_(std::make_unique<AdminPlane>(
+          registry, store, outbox, facts_, [this] { return this->selfcheck(); },
+          [this](SessionId session, RequestId request, const AdminPlane::Collected& collected) {
+            begin_gc({session, request, collected.handovers, collected.freed_bytes});
+          })) {
   store_.set_on_freed([this](SegmentId segment) {
     registry_.segment_freed(segment, read_clock(), effects_);
     run_effects();
@@ -117,6 +119,7 @@ void Dispatcher::refuse(SessionId session, Bytes message, const Error& error) {
 void Dispatcher::end_session(SessionId session) {
   admin_->end_session(session);
   std::erase_if(parked_, [session](const Parked& parked) { return parked.session == session; });
+  std::erase_if(gcs_, [session](const Gc& gc) { return gc.session == session; });
   if (!registry_.end_session(session, read_clock(), effects_, kLeasesAtOnce)) {
     if (ending_.empty()) leases_after_turn_ = registry_.counts().leases;
     ending_.push_back(session);
@@ -219,7 +222,7 @@ Result<void> Dispatcher::dispatch(SessionState& session, const Frame& frame) {
       admin_->answer({session.id, header.request, static_cast<Op>(header.op),
                       std::string_view(body, frame.body.size()), read_clock()},
                      effects_);
-  if (reply) {
+  if (reply && !reply->empty()) {
     writer_.begin(static_cast<Op>(header.op), header.request);
     writer_.put_text(*reply);
     send_reply(session.id);
@@ -263,18 +266,44 @@ bool Dispatcher::lacks_arrays(std::uint32_t uid) const {
   return usage.arrays >= usage.arrays_max;
 }
 
-/// Nothing is refused for want of memory that nobody maps any more.
+/// Nothing is refused for want of memory that nobody maps any more. Asking the kernel begins here
+/// and goes on in turns.
 void Dispatcher::make_room(std::uint32_t uid, const CreateSpec& spec) {
-  if (lacks_arrays(uid)) return;
-  std::uint64_t left = store_.pinned_segments();
-  while (left > 0 && lacks_memory(uid, spec)) {
-    const std::uint64_t asked = std::min<std::uint64_t>(left, kProbesPerRequest);
-    (void)store_.probe_released(asked, kFreedPerRequestBytes);
-    left -= asked;
-    if (asked == kProbesPerRequest) break;
-  }
+  if (lacks_arrays(uid) || !lacks_memory(uid, spec)) return;
+  begin_sweep();
+  sweep_some();
   if (!lacks_memory(uid, spec)) return;
   if (registry_.end_unread(uid, true, read_clock(), effects_) > 0) run_effects();
+}
+
+void Dispatcher::begin_sweep() {
+  sweep_left_ = std::max(sweep_left_, store_.pinned_segments());
+}
+
+void Dispatcher::sweep_some() {
+  std::uint64_t freed = 0;
+  sweep_left_ = std::min(sweep_left_, store_.pinned_segments());
+  for (std::size_t n = 0; n < kProbesAtOnce && freed < kFreedAtOnceBytes && sweep_left_ > 0; ++n) {
+    --sweep_left_;
+    freed += store_.probe_released(1, kFreedAtOnceBytes);
+  }
+  for (Gc& gc : gcs_) gc.freed_bytes += freed;
+  if (sweep_left_ == 0) answer_gcs();
+  retry_parked();
+}
+
+void Dispatcher::begin_gc(Gc gc) {
+  gcs_.push_back(gc);
+  begin_sweep();
+  sweep_some();
+}
+
+void Dispatcher::answer_gcs() {
+  for (const Gc& gc : std::exchange(gcs_, {})) {
+    writer_.begin(Op::gc, gc.request);
+    writer_.put_text(admin_->gc_reply({gc.handovers, gc.freed_bytes}));
+    send_reply(gc.session);
+  }
 }
 
 std::uint64_t Dispatcher::probe_released() {
@@ -284,14 +313,15 @@ std::uint64_t Dispatcher::probe_released() {
 }
 
 bool Dispatcher::more_to_come() const {
-  return store_.freeing_bytes() > 0 || !ending_.empty();
+  return store_.freeing_bytes() > 0 || sweep_left_ > 0 || !ending_.empty();
 }
 
 /// Does it lack what is on its way back? Sessions that end give back memory and numbers of arrays,
 /// the kernel memory only.
 bool Dispatcher::may_hope(std::uint32_t uid, const CreateSpec& spec) const {
   if (!ending_.empty()) return lacks_arrays(uid) || lacks_memory(uid, spec);
-  return store_.freeing_bytes() > 0 && !lacks_arrays(uid) && lacks_memory(uid, spec);
+  const bool memory_to_come = store_.freeing_bytes() > 0 || sweep_left_ > 0;
+  return memory_to_come && !lacks_arrays(uid) && lacks_memory(uid, spec);
 }
 
 /// Places for those who hope are a share of each user's: nobody can take those of others.

@@ -47,11 +47,9 @@ enum class Selfcheck {
   always
 };
 
-/// Pages that are given back within one request of a client who asked for that, at most. The kernel
-/// takes 0.25 ms a MiB, and more on a busy machine.
-inline constexpr std::uint64_t kFreedPerRequestBytes = std::uint64_t{64} << 20U;
-/// The same for a turn of the event loop that nobody asked for.
-inline constexpr std::uint64_t kFreedAtOnceBytes = std::uint64_t{2} << 20U;
+/// Pages that are given back in one turn of the event loop. The kernel takes 0.25 ms a MiB, and
+/// more on a busy machine.
+inline constexpr std::uint64_t kFreedAtOnceBytes = std::uint64_t{512} << 10U;
 
 [[nodiscard]] Now read_clock();
 
@@ -80,6 +78,11 @@ class Dispatcher {
   /// handled in between, while there are any.
   void end_some(std::uint64_t leases);
   [[nodiscard]] bool has_ending() const noexcept { return !ending_.empty(); }
+
+  /// Asks the kernel about some of the released segments that a request wants to have freed; to be
+  /// called, with other events handled in between, while there are any.
+  void sweep_some();
+  [[nodiscard]] bool has_sweep() const noexcept { return sweep_left_ > 0; }
 
   /// The frame to send instead of `frame`, whose descriptor could not be opened. Gives the grant
   /// back that the frame would have carried.
@@ -153,7 +156,18 @@ class Dispatcher {
   void send_reply(SessionId session, DescriptorRef descriptor = {});
   void send_error(SessionId session, const protocol::FrameHeader& header, const Error& error);
 
+  /// A `gc` that is answered once the sweep is over.
+  struct Gc {
+    SessionId session = 0;
+    RequestId request = 0;
+    std::uint64_t handovers = 0;
+    std::uint64_t freed_bytes = 0;
+  };
+
   void make_room(std::uint32_t uid, const CreateSpec& spec);
+  void begin_sweep();
+  void begin_gc(Gc gc);
+  void answer_gcs();
   [[nodiscard]] bool lacks_memory(std::uint32_t uid, const CreateSpec& spec) const;
   [[nodiscard]] bool lacks_arrays(std::uint32_t uid) const;
   [[nodiscard]] bool more_to_come() const;
@@ -184,6 +198,8 @@ class Dispatcher {
   std::vector<Parked> parked_;    // first come, first served
   std::deque<SessionId> ending_;  // ended, with leases left
   std::uint64_t leases_after_turn_ = 0;
+  std::uint64_t sweep_left_ = 0;  // released segments that the kernel is still to be asked about
+  std::vector<Gc> gcs_;
   std::uint64_t requests_ = 0;
   LogLimit violations_{20};
 };

@@ -20,12 +20,13 @@ using protocol::Op;
 
 constexpr std::size_t kReplyBytesMax = protocol::kFrameBytesMax - sizeof(protocol::FrameHeader);
 constexpr std::size_t kCursorBytesMax = 512;  // and what is around the rows of a page
-constexpr std::size_t kHoldersMax = 1024;     // rows that might fit into a frame
-constexpr std::size_t kWatchesMax = 16;       // of one session
+/// Rows of one reply, 5 µs each and longer with long names: what a request may take of a turn.
+constexpr std::size_t kRowsMax = 32;
+constexpr std::size_t kHoldersMax = 128;
+constexpr std::size_t kWatchesMax = 16;  // of one session
 /// Of one user: each event of each array asks them all.
 constexpr std::size_t kUserWatchesMax = 1024;
 constexpr std::size_t kProblemsMax = 64;
-constexpr std::size_t kProbesPerGc = 1024;
 /// A selfcheck that takes long is not repeated before so many times that long has passed: nobody
 /// can keep the daemon busy by asking.
 constexpr std::int64_t kSelfcheckShare = 20;
@@ -47,12 +48,13 @@ struct AdminPlane::Entry {
 };
 
 AdminPlane::AdminPlane(Registry& registry, SegmentStore& store, Outbox& outbox,
-                       const DaemonFacts& facts, Selfchecker selfcheck)
+                       const DaemonFacts& facts, Selfchecker selfcheck, Collector collect)
     : registry_(registry),
       store_(store),
       outbox_(outbox),
       facts_(facts),
-      selfcheck_(std::move(selfcheck)) {}
+      selfcheck_(std::move(selfcheck)),
+      collect_(std::move(collect)) {}
 
 const AdminPlane::Entry* AdminPlane::find(Op op) {
   static constexpr std::array<Entry, 13> kTable = {{
@@ -97,24 +99,23 @@ Result<std::string> AdminPlane::on_list(Context& context) {
   const Result<ListRequest> list = list_request(context.json);
   if (!list) return list.error();
   // Names, dtypes and attrs may be long: of a page that does not fit, what fits is asked for again.
-  for (std::size_t limit = list->limit; limit > 0;) {
+  for (std::size_t limit = std::min(list->limit, kRowsMax); limit > 0;) {
     const Result<ListPage> page =
         registry_.list(context.request.session, list->of.prefix, list->of.ns_uid, list->cursor,
                        limit, context.request.now);
     if (!page) return page.error();
-    Json reply;
-    reply["arrays"] = Json::array();
-    std::size_t bytes = kCursorBytesMax;
+    std::string reply = R"({"arrays":[)";
+    std::size_t rows = 0;
     for (const ArrayView& array : page->arrays) {
-      Json row = to_json(array, context.caller.uid);
-      bytes += document_text(row).size() + 1;
-      if (bytes > kReplyBytesMax) break;
-      reply["arrays"].push_back(std::move(row));
+      const std::string row = array_text(array, context.caller.uid);
+      if (kCursorBytesMax + reply.size() + row.size() > kReplyBytesMax) break;
+      if (rows++ > 0) reply += ',';
+      reply += row;
     }
-    limit = reply["arrays"].size();
+    limit = rows;
     if (limit < page->arrays.size()) continue;
-    reply["cursor"] = page->cursor ? Json(*page->cursor) : Json();
-    return document_text(reply);
+    const Json cursor = page->cursor ? Json(*page->cursor) : Json();
+    return reply + R"(],"cursor":)" + document_text(cursor) + '}';
   }
   return make_error(ErrorCode::internal, "one array does not fit into a frame");
 }
@@ -125,7 +126,7 @@ Result<std::string> AdminPlane::on_info(Context& context) {
   const Result<ArrayView> array =
       registry_.info(context.request.session, info->target, context.request.now, context.effects);
   if (!array) return array.error();
-  return document_text(to_json(*array, context.caller.uid));
+  return array_text(*array, context.caller.uid);
 }
 
 Result<std::string> AdminPlane::on_holders(Context& context) {
@@ -154,7 +155,7 @@ Result<std::string> AdminPlane::on_keep(Context& context) {
   const Result<ArrayView> array = registry_.keep(
       context.request.session, keep->target, keep->ttl_ms, context.request.now, context.effects);
   if (!array) return array.error();
-  return document_text(to_json(*array, context.caller.uid));
+  return array_text(*array, context.caller.uid);
 }
 
 Result<std::string> AdminPlane::on_unkeep(Context& context) {
@@ -181,7 +182,7 @@ Result<std::string> AdminPlane::on_chmod(Context& context) {
   const Result<ArrayView> array = registry_.chmod(
       context.request.session, chmod->target, chmod->perms, context.request.now, context.effects);
   if (!array) return array.error();
-  return document_text(to_json(*array, context.caller.uid));
+  return array_text(*array, context.caller.uid);
 }
 
 // -- the store ------------------------------------------------------------------------------------
@@ -289,16 +290,20 @@ std::vector<std::string> AdminPlane::checked(Now now) {
 
 Result<std::string> AdminPlane::on_gc(Context& context) {
   if (Result<EmptyRequest> empty = empty_request(context.json); !empty) return empty.error();
-  Json reply;
   const std::uint64_t released = registry_.counts().pinned_bytes;
   const bool all = context.caller.uid == 0;
-  reply["handovers_ended"] =
-      registry_.end_unread(all ? std::nullopt : std::optional(context.caller.uid), false,
-                           context.request.now, context.effects);
-  const std::uint64_t let_go = registry_.counts().pinned_bytes - released;
-  reply["freed_bytes"] = let_go + store_.probe_released(kProbesPerGc, kFreedPerRequestBytes);
-  reply["pinned_bytes"] = pinned_bytes();
-  return document_text(reply);
+  Collected collected;
+  collected.handovers = registry_.end_unread(all ? std::nullopt : std::optional(context.caller.uid),
+                                             false, context.request.now, context.effects);
+  collected.freed_bytes = registry_.counts().pinned_bytes - released;
+  collect_(context.request.session, context.request.request, collected);
+  return std::string();
+}
+
+std::string AdminPlane::gc_reply(const Collected& collected) const {
+  return document_text({{"freed_bytes", collected.freed_bytes},
+                        {"handovers_ended", collected.handovers},
+                        {"pinned_bytes", pinned_bytes()}});
 }
 
 Result<std::string> AdminPlane::on_quotas(Context& context) {
@@ -345,6 +350,7 @@ Result<std::string> AdminPlane::on_watch(Context& context) {
 }
 
 void AdminPlane::publish(const EventRecord& record) {
+  std::map<std::uint32_t, std::string> texts;  // by reader: the same for all watchers of a user
   for (Watcher& watcher : watchers_) {
     const Identity* who = registry_.identity(watcher.session);
     if (watcher.lost || who == nullptr || !registry_.may_read(*who, record)) continue;
@@ -352,7 +358,9 @@ void AdminPlane::publish(const EventRecord& record) {
     if (std::string_view(record.name).substr(0, watcher.prefix.size()) != watcher.prefix) continue;
     FrameWriter writer;
     writer.begin(Op::event, watcher.request);
-    writer.put_text(document_text(to_json(record, who->uid)));
+    std::string& text = texts[who->uid];
+    if (text.empty()) text = document_text(to_json(record, who->uid));
+    writer.put_text(text);
     watcher.lost = !outbox_.offer(watcher.session, writer.frame());
   }
 }

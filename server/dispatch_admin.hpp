@@ -23,9 +23,16 @@ struct DaemonFacts;
 class AdminPlane {
  public:
   using Selfchecker = std::function<std::vector<std::string>()>;
+  /// What a `gc` has come to.
+  struct Collected {
+    std::uint64_t handovers = 0;    ///< Leases of handles that nobody can open any more.
+    std::uint64_t freed_bytes = 0;  ///< So far.
+  };
+  /// Frees what can be freed besides, in turns, and then answers the request with gc_reply().
+  using Collector = std::function<void(SessionId, RequestId, const Collected&)>;
   /// All outlive this.
   AdminPlane(Registry& registry, SegmentStore& store, Outbox& outbox, const DaemonFacts& facts,
-             Selfchecker selfcheck);
+             Selfchecker selfcheck, Collector collect);
 
   struct Request {
     SessionId session = 0;
@@ -34,9 +41,11 @@ class AdminPlane {
     std::string_view body;
     Now now;
   };
-  /// The JSON text of the reply. An error with the code protocol_error (no JSON, no such
-  /// operation) also ends the session; any other is an answer.
+  /// The JSON text of the reply; empty: it follows later. An error with the code protocol_error (no
+  /// JSON, no such operation) also ends the session; any other is an answer.
   [[nodiscard]] Result<std::string> answer(const Request& request, Effects& effects);
+
+  [[nodiscard]] std::string gc_reply(const Collected& collected) const;
 
   /// Tells the sessions that watch and may read it.
   void publish(const EventRecord& record);
@@ -79,6 +88,7 @@ class AdminPlane {
   Outbox& outbox_;
   const DaemonFacts& facts_;
   const Selfchecker selfcheck_;
+  const Collector collect_;
   std::vector<Watcher> watchers_;
   std::vector<std::string> problems_;    // of the last selfcheck
   std::int64_t selfcheck_again_ms_ = 0;  // CLOCK_BOOTTIME

@@ -30,6 +30,9 @@
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
 #ifndef F_SEAL_WRITE
 #error "memory files with seals need <fcntl.h> of glibc 2.27 or later"
 #endif
@@ -258,6 +261,11 @@ bool punch(int fd, std::uint64_t offset, std::uint64_t bytes) {
                          static_cast<off_t>(bytes));
   } while (failed != 0 && errno == EINTR);
   return failed == 0;
+}
+
+bool can_be_punched(int fd) {
+  const int seals = ::fcntl(fd, F_GET_SEALS);
+  return seals >= 0 && (seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) == 0;
 }
 
 Result<void> seal_against_writing(int fd) {

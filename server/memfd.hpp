@@ -43,6 +43,9 @@ enum class HugePages : std::uint8_t {
 /// Gives the pages of [offset, offset + bytes) back. False: the file is sealed against it.
 bool punch(int fd, std::uint64_t offset, std::uint64_t bytes);
 
+/// Whether punch() would be let.
+[[nodiscard]] bool can_be_punched(int fd);
+
 /// F_SEAL_WRITE and F_SEAL_SEAL. Errors: busy while a mapping could write, permission_denied when
 /// somebody has added F_SEAL_SEAL alone: no waiting helps. May take 150 ms when somebody pins
 /// pages.

@@ -17,12 +17,17 @@
 namespace shmstore::server {
 namespace {
 
-/// Work up to here is done at once: handing it over would cost more.
-constexpr std::uint64_t kInlineBytes = std::uint64_t{1} << 20U;
-constexpr std::uint64_t kSliceBytes = std::uint64_t{4} << 20U;
+/// Work up to here is done at once, in some 0.1 ms: handing it over would cost as much.
+constexpr std::uint64_t kInlineBytes = std::uint64_t{256} << 10U;
+constexpr std::uint64_t kSliceBytes = std::uint64_t{1} << 20U;
 constexpr std::uint64_t kHugeSliceBytes = std::uint64_t{8} << 20U;
 /// How much a growth adds before it asks again whether there is room.
 constexpr std::uint64_t kRoomCheckBytes = std::uint64_t{16} << 20U;
+
+/// A hard seal that takes longer than this has met pinned pages: the kernel waits for them, up to
+/// 150 ms. For so long the user's next ones are expected to, too.
+constexpr std::chrono::milliseconds kSlowSeal{20};
+constexpr std::chrono::seconds kSlowFor{60};
 
 std::string name_of(SegmentId id) {
   return "segment " + std::to_string(id);
@@ -81,30 +86,32 @@ void MemfdStore::grow_on_worker(std::uint64_t ticket, std::uint32_t uid,
   worker_.submit(std::move(job));
 }
 
-/// On the worker. True when the growth is complete or has failed; then its pages are gone again.
+/// On the worker. True when the growth is complete, or has failed and its pages are gone again.
 bool MemfdStore::grow_slice(Growth& growth) const try {
   const std::uint64_t slice = huge_pages_ == HugePages::never ? kSliceBytes : kHugeSliceBytes;
   const std::uint64_t bytes = std::min(slice, growth.bytes - growth.populated);
-  if (growth.cancelled.load()) {
+  if (!growth.outcome) {
+    // On the way back.
+  } else if (growth.cancelled.load()) {
     growth.outcome = make_error(ErrorCode::no_capacity, "the allocation was given up");
   } else if (growth.populated % kRoomCheckBytes == 0 && admission_.read_room().bytes < bytes) {
     growth.outcome = make_error(ErrorCode::no_capacity,
                                 "memory: the " + admission_.read_room().bound +
                                     " has run out of room while the array was pre-faulted");
   } else {
+    growth.touched = growth.populated + bytes;
     growth.outcome = populate(growth.fd->get(), growth.populated, bytes, huge_pages_);
+    if (growth.outcome) growth.populated += bytes;
   }
-  if (!growth.outcome) {
-    // Given back here, slice by slice, so that the event loop closes an empty file.
-    (void)punch(growth.fd->get(), 0, growth.bytes);
-    return true;
-  }
-  growth.populated += bytes;
-  return growth.populated == growth.bytes;
+  if (growth.outcome) return growth.populated == growth.bytes;
+  // Given back here, slice by slice, so that the event loop closes an empty file.
+  const std::uint64_t back = std::min(slice, growth.touched);
+  growth.touched -= back;
+  if (back != 0) (void)punch(growth.fd->get(), growth.touched, back);
+  return growth.touched == 0;
 } catch (const std::bad_alloc&) {
   growth.outcome = make_error(ErrorCode::no_capacity, "memory");
-  (void)punch(growth.fd->get(), 0, growth.bytes);
-  return true;
+  return growth.touched == 0;
 }
 
 /// Its pages come as the heap grows, not at once: nothing stays pending.
@@ -136,23 +143,56 @@ Result<UniqueFd> MemfdStore::open(SegmentId id, bool writable) {
 }
 
 /// On the worker even for small ones: the kernel waits up to 150 ms for pages that a holder pins.
+/// One of a user is under way at a time, and a user who has pinned pages waits among such users
+/// only, so that others' seals meet one such wait a minute at most.
 void MemfdStore::seal_hard(SegmentId id, HardSealed done) {
   const auto found = segments_.find(id);
   if (found == segments_.end()) {
     return done(make_error(ErrorCode::not_found, "this segment is gone"));
   }
-  auto outcome = std::make_shared<Result<void>>();
+  found->second.sealing = true;
+  const std::uint32_t uid = found->second.uid;
+  std::deque<Sealing>& line = sealings_[uid];
+  line.push_back({id, std::move(done)});
+  if (line.size() == 1) seal_next(uid);
+}
+
+void MemfdStore::seal_next(std::uint32_t uid) {
+  const auto now = std::chrono::steady_clock::now();
+  std::erase_if(slow_until_, [now](const auto& slow) { return slow.second <= now; });
+  const Sealing& next = sealings_.at(uid).front();
+  struct Answer {
+    Result<void> outcome;
+    bool slow = false;
+  };
+  auto answer = std::make_shared<Answer>();
   MemoryWorker::Job job;
-  job.kind = MemoryWorker::Kind::create;
-  job.uid = found->second.uid;
-  job.slice = [fd = found->second.fd, outcome] {
-    *outcome = seal_against_writing(fd->get());
+  job.kind = slow_until_.contains(uid) ? MemoryWorker::Kind::slow_seal : MemoryWorker::Kind::seal;
+  job.uid = uid;
+  job.slice = [fd = segments_.at(next.id).fd, answer] {
+    const auto start = std::chrono::steady_clock::now();
+    try {
+      answer->outcome = seal_against_writing(fd->get());
+    } catch (const std::bad_alloc&) {
+      answer->outcome = make_error(ErrorCode::no_capacity, "memory");
+    }
+    answer->slow = !answer->outcome && std::chrono::steady_clock::now() - start > kSlowSeal;
     return true;
   };
-  job.done = [this, id, outcome, done = std::move(done)] {
-    const auto sealed = segments_.find(id);
-    if (*outcome && sealed != segments_.end()) sealed->second.hard = true;
-    done(*outcome);
+  job.done = [this, uid, answer] {
+    const auto line = sealings_.find(uid);
+    const Sealing done = std::move(line->second.front());
+    line->second.pop_front();
+    if (answer->slow) slow_until_[uid] = std::chrono::steady_clock::now() + kSlowFor;
+    if (line->second.empty()) {
+      sealings_.erase(line);
+    } else {
+      seal_next(uid);
+    }
+    Segment& segment = segments_.at(done.id);
+    segment.sealing = false;
+    segment.hard = segment.hard || answer->outcome.has_value();
+    done.done(answer->outcome);
   };
   worker_.submit(std::move(job));
 }
@@ -201,7 +241,7 @@ std::uint64_t MemfdStore::probe_first(std::deque<SegmentId>& line) {
 
 /// True when nobody has the segment: it is gone, or on its way.
 bool MemfdStore::start_freeing(SegmentId id, Segment& segment) {
-  if (!probe_.is_free(segment.fd->get())) return false;
+  if (segment.sealing || !probe_.is_free(segment.fd->get())) return false;
   segment.phase = Phase::freeing;
   if (segment.bytes <= kInlineBytes) {
     freed_at_once_ += segment.bytes;
@@ -215,12 +255,14 @@ bool MemfdStore::start_freeing(SegmentId id, Segment& segment) {
   };
   auto shrinking = std::make_shared<Shrinking>(Shrinking{std::move(segment.fd), segment.bytes});
   MemoryWorker::Job job;
-  job.kind = MemoryWorker::Kind::free;
+  // A file that is sealed against writing cannot be punched: the last close gives everything back
+  // in one go. (Nobody has it any more who could seal it now.)
+  const bool in_one_go = segment.bytes > kSliceBytes && !can_be_punched(shrinking->fd->get());
+  job.kind = in_one_go ? MemoryWorker::Kind::close : MemoryWorker::Kind::free;
   job.uid = segment.uid;
   job.slice = [shrinking] {
     const std::uint64_t bytes = std::min(kSliceBytes, shrinking->left);
     shrinking->left -= bytes;
-    // A write-sealed file cannot be punched: closing it gives everything back in one go.
     if (!punch(shrinking->fd->get(), shrinking->left, bytes)) shrinking->left = 0;
     if (shrinking->left != 0) return false;
     shrinking->fd.reset();

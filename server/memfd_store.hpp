@@ -2,8 +2,10 @@
 /// The real SegmentStore: one memfd per segment.
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -54,12 +56,14 @@ class MemfdStore final : public SegmentStore {
     std::uint64_t bytes = 0;
     Phase phase = Phase::live;
     bool hard = false;
+    bool sealing = false;  ///< The kernel is at it: it cannot be freed meanwhile.
   };
   /// One allocation on its way through the worker.
   struct Growth {
     std::shared_ptr<const UniqueFd> fd;
     std::uint64_t bytes = 0;
     std::uint64_t populated = 0;  // worker
+    std::uint64_t touched = 0;    // worker: there may be pages up to here
     Result<void> outcome;         // worker until done
     std::atomic<bool> cancelled{false};
   };
@@ -68,6 +72,12 @@ class MemfdStore final : public SegmentStore {
   void grow_on_worker(std::uint64_t ticket, std::uint32_t uid,
                       const std::shared_ptr<Growth>& growth, Allocated done);
   bool grow_slice(Growth& growth) const;
+  /// A hard seal on its way. One of a user is asked for at a time.
+  struct Sealing {
+    SegmentId id = 0;
+    HardSealed done;
+  };
+  void seal_next(std::uint32_t uid);
   [[nodiscard]] std::uint64_t probe_first(std::deque<SegmentId>& line);
   [[nodiscard]] bool start_freeing(SegmentId id, Segment& segment);
   void forget(SegmentId id);
@@ -80,6 +90,9 @@ class MemfdStore final : public SegmentStore {
   SegmentId last_id_ = 0;
   std::unordered_map<SegmentId, Segment> segments_;
   std::unordered_map<std::uint64_t, std::shared_ptr<Growth>> growths_;  // by ticket
+  std::map<std::uint32_t, std::deque<Sealing>> sealings_;  // by uid; the first is under way
+  /// Users whose pages were found pinned, and until when that is held against them.
+  std::map<std::uint32_t, std::chrono::steady_clock::time_point> slow_until_;
   std::deque<SegmentId> unasked_;   // released, the kernel has not been asked
   std::deque<SegmentId> released_;  // asked, in vain; longest ago first
   std::uint64_t freeing_bytes_ = 0;

@@ -1,3 +1,6 @@
+/// One mutex for all queues; a lane is a thread with the kinds that are its. A job that is not
+/// finished goes back to the front of its user's queue, behind the turns of the other users.
+
 #include "server/memory_worker.hpp"
 
 #include <pthread.h>
@@ -5,12 +8,15 @@
 #include <sys/eventfd.h>
 
 #include <utility>
+#include <vector>
 
 namespace shmstore::server {
 namespace {
 
 /// Frees come last but not never: whoever waits for room waits for them.
 constexpr std::uint32_t kSlicesBeforeFree = 8;
+/// Each is answered on the event loop, in some 10 µs.
+constexpr std::size_t kCompletionsAtOnce = 16;
 
 }  // namespace
 
@@ -20,7 +26,7 @@ MemoryWorker::MemoryWorker() : completion_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLO
   sigset_t before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  thread_ = std::thread([this] { run(); });
+  for (Lane& lane : lanes_) lane.thread = std::thread([this, &lane] { run(lane); });
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
@@ -29,16 +35,27 @@ void MemoryWorker::stop() {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
   }
-  wake_.notify_one();
-  if (thread_.joinable()) thread_.join();
+  for (Lane& lane : lanes_) lane.wake.notify_one();
+  for (Lane& lane : lanes_) {
+    if (lane.thread.joinable()) lane.thread.join();
+  }
+}
+
+MemoryWorker::Lane& MemoryWorker::lane_of(Kind kind) {
+  const auto at = static_cast<std::size_t>(kind);
+  for (Lane& lane : lanes_) {
+    if (at <= lane.last) return lane;
+  }
+  return lanes_.back();
 }
 
 void MemoryWorker::submit(Job job) {
+  Lane& lane = lane_of(job.kind);
   {
     const std::lock_guard lock(mutex_);
     queues_[static_cast<std::size_t>(job.kind)][job.uid].push_back(std::move(job));
   }
-  wake_.notify_one();
+  lane.wake.notify_one();
 }
 
 void MemoryWorker::run_completions() {
@@ -47,30 +64,43 @@ void MemoryWorker::run_completions() {
   std::vector<Job> finished;
   {
     const std::lock_guard lock(mutex_);
-    finished.swap(finished_);
+    while (!finished_.empty() && finished.size() < kCompletionsAtOnce) {
+      finished.push_back(std::move(finished_.front()));
+      finished_.pop_front();
+    }
+    if (!finished_.empty()) (void)::eventfd_write(completion_.get(), 1);
   }
   for (Job& job : finished) job.done();
 }
 
-void MemoryWorker::run() {
+void MemoryWorker::run(Lane& lane) {
   Job job;
-  while (take(job)) {
+  while (take(lane, job)) {
     const bool finished = job.slice();
     put_back_or_complete(std::move(job), finished);
   }
 }
 
+/// Of the kinds that have jobs; one past the last when there is none.
+std::size_t MemoryWorker::most_urgent(const Lane& lane) const {
+  constexpr auto kFree = static_cast<std::size_t>(Kind::free);
+  if (lane.last == kFree && !queues_[kFree].empty() && slices_since_free_ >= kSlicesBeforeFree) {
+    return kFree;
+  }
+  std::size_t kind = lane.first;
+  while (kind <= lane.last && queues_[kind].empty()) ++kind;
+  return kind;
+}
+
 /// Waits for a job; false when the worker ends.
-bool MemoryWorker::take(Job& job) {
+bool MemoryWorker::take(Lane& lane, Job& job) {
   std::unique_lock lock(mutex_);
-  wake_.wait(lock, [this] {
-    return stopping_ || !queues_[0].empty() || !queues_[1].empty() || !queues_[2].empty();
-  });
+  lane.wake.wait(lock, [&] { return stopping_ || most_urgent(lane) <= lane.last; });
   if (stopping_) return false;
-  std::size_t kind = 0;
-  while (queues_[kind].empty()) ++kind;
-  if (!queues_[2].empty() && slices_since_free_ >= kSlicesBeforeFree) kind = 2;
-  slices_since_free_ = kind == 2 ? 0 : slices_since_free_ + 1;
+  const std::size_t kind = most_urgent(lane);
+  if (lane.first == 0) {
+    slices_since_free_ = kind == static_cast<std::size_t>(Kind::free) ? 0 : slices_since_free_ + 1;
+  }
   Queues& queues = queues_[kind];
   auto next = queues.upper_bound(last_uid_[kind]);
   if (next == queues.end()) next = queues.begin();

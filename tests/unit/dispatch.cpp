@@ -377,6 +377,34 @@ TEST_CASE("dispatch: a page of list fits into a frame whatever is in it") {
   CHECK(seen == kArrays);
 }
 
+TEST_CASE("dispatch: what one admin request may take is bounded") {
+  Bench bench;
+  SessionState& session = bench.join(kAlice);
+  for (int n = 0; n < 40; ++n) (void)bench.create(session, "a" + std::to_string(n), 0);
+  const std::string page = bench.ask(session, Op::list, R"({"limit": 128})").body;
+  std::size_t rows = 0;
+  for (std::size_t at = 0; (at = page.find("\"name\":", at)) != std::string::npos; ++at) ++rows;
+  CHECK(rows == 32);
+  CHECK_FALSE(has(page, R"("cursor":null)"));
+  std::string document = "{\"a\":[[]";
+  while (document.size() < 9'000) document += ",[]";
+  CHECK(bench.ask(session, Op::list, document + "]}").is(ErrorCode::invalid_argument));
+  CHECK(bench.kept());
+}
+
+TEST_CASE("dispatch: list and info show attrs as they came in, once") {
+  Bench bench;
+  SessionState& session = bench.join(kAlice);
+  bench.put(session, "with", R"({"z": [1, {"a": null}], "b": "x"})");
+  bench.put(session, "without");
+  const std::string attrs = R"({"attrs":{"b":"x","z":[1,{"a":null}]},"broken":null,)";
+  const std::string list = bench.ask(session, Op::list, "{}").body;
+  const std::string info = bench.ask(session, Op::info, R"({"name": "with"})").body;
+  CHECK(info.starts_with(attrs));
+  CHECK(has(list, info));
+  CHECK(has(list, R"({"attrs":{},"broken":null,)"));
+}
+
 TEST_CASE("dispatch: keep, unkeep, chmod and remove") {
   Bench bench;
   SessionState& session = bench.join(kAlice);

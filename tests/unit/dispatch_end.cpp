@@ -180,13 +180,42 @@ TEST_CASE("dispatch: a create over the number of arrays is served when a session
   CHECK_FALSE(bench.mail.replies[other.id].front().header.status);
 }
 
-TEST_CASE("dispatch: what a session leaves is given back a few MiB at a time") {
+TEST_CASE("dispatch: what a session leaves is given back half a MiB at a time") {
   Limits limits = Bench::default_limits();
   limits.capacity = 1 << 30;
   Bench bench(limits);
   SessionState& gone = bench.join(kAlice);
-  for (int i = 0; i < 32; ++i) (void)bench.create(gone, "", 1 << 20);
+  for (int i = 0; i < 32; ++i) (void)bench.create(gone, "", 256 << 10);
   bench.dispatcher.end_session(gone.id);
   CHECK_FALSE(bench.dispatcher.has_ending());
   CHECK(bench.store.asked_now == 2);
+}
+
+TEST_CASE("dispatch: gc and a create that lacks room ask the kernel in turns") {
+  Limits limits = Bench::default_limits();
+  limits.capacity = 1'001 * kPageBytes;  // with what an array itself takes
+  limits.segments_max = 2'000;
+  Bench bench(limits);
+  SessionState& alice = bench.join(kAlice);
+  SessionState& bob = bench.join(kBob);
+  bench.store.mapped = true;
+  for (int i = 0; i < 1'000; ++i) {
+    const auto body = bench.create(alice, "", kPageBytes).fixed<ArrayBody>();
+    (void)bench.release(alice, body.id, Access::write);
+  }
+  bench.store.probes = 0;
+  bench.mail.replies.clear();
+  CHECK(bench.send(alice, Op::create, Bench::create_text("n", 2 * kPageBytes)));
+  CHECK(bench.send(alice, Op::gc, "{}"));
+  CHECK(bench.store.probes <= 2 * 64);
+  CHECK(bench.mail.replies[alice.id].empty());
+  CHECK_FALSE(bench.ask(bob, Op::ping).header.status);  // in between
+  bench.store.mapped = false;
+  std::size_t turns = 0;
+  for (; bench.dispatcher.has_sweep(); ++turns) bench.dispatcher.sweep_some();
+  CHECK(turns >= 8);  // 64 segments a turn, or half a MiB
+  REQUIRE(bench.mail.replies[alice.id].size() == 2);
+  CHECK_FALSE(bench.mail.replies[alice.id][0].header.status);
+  // All but those that were asked about before.
+  CHECK(has(bench.mail.replies[alice.id][1].body, R"("freed_bytes":3833856)"));
 }

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 
 #include <algorithm>
 #include <optional>
@@ -181,6 +182,59 @@ TEST_CASE("memfd store: a cancelled allocation ends early and leaves nothing") {
   if (answer->has_value()) bench.store.release(**answer, true);
   bench.run_until([&] { return bench.store.segments() == 0; });
   CHECK(bench.store.kernel_bytes() == 0);
+}
+
+TEST_CASE("memfd store: a cancelled allocation is given back in slices, between those of others") {
+  Bench bench;
+  constexpr std::uint64_t kMib = std::uint64_t{1} << 20;
+  bool cancelled = false, made = false;
+  bench.store.allocate(7, 1000, 1024 * kMib, [&](Result<SegmentId>) { cancelled = true; });
+  while (bench.store.kernel_bytes() < 192 * kMib) {
+  }
+  bench.store.cancel(7);
+  bench.store.allocate(8, 1001, 32 * kMib, [&](Result<SegmentId>) { made = true; });
+  bench.run_until([&] { return made; });
+  CHECK_FALSE(cancelled);
+  bench.run_until([&] { return cancelled; });
+  CHECK(bench.store.kernel_bytes() <= 32 * kMib + bench.store.slack_bytes());
+}
+
+TEST_CASE("memfd store: seals that wait for pinned pages keep no allocation waiting") {
+  Bench bench;
+  int ends[2] = {};
+  REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
+  const UniqueFd reader(ends[0]);
+  const UniqueFd writer(ends[1]);
+  constexpr int kSeals = 3;  // and an allocation: as many as the bench may have
+  int refused = 0, sealed = 0;
+  for (int i = 0; i < kSeals; ++i) {
+    const SegmentId id = bench.allocate(kPageBytes).value();
+    const UniqueFd holder = bench.store.open(id, false).value();
+    void* map = ::mmap(nullptr, kPageBytes, PROT_READ, MAP_SHARED, holder.get(), 0);
+    REQUIRE(map != MAP_FAILED);
+    const iovec page{map, kPageBytes};
+    REQUIRE(::vmsplice(writer.get(), &page, 1, 0) == ssize_t{kPageBytes});  // pins it
+    CHECK(::munmap(map, kPageBytes) == 0);
+    bench.store.seal_hard(id, [&](const Result<void>& answer) { ++(answer ? sealed : refused); });
+  }
+  bool made = false;
+  bench.store.allocate(9, 1001, std::uint64_t{24} << 20, [&](Result<SegmentId>) { made = true; });
+  bench.run_until([&] { return made; });
+  CHECK(refused + sealed < kSeals);  // 150 ms each, in the kernel
+  bench.run_until([&] { return refused + sealed == kSeals; });
+  CHECK(bench.store.selfcheck().empty());
+}
+
+TEST_CASE("memfd store: what is being sealed is not freed meanwhile") {
+  Bench bench;
+  const SegmentId id = bench.allocate(kPageBytes).value();
+  bool sealed = false;
+  bench.store.seal_hard(id, [&](const Result<void>&) { sealed = true; });
+  bench.store.release(id, true);
+  CHECK_FALSE(bench.is_freed(id));
+  bench.run_until([&] { return sealed; });
+  CHECK(bench.store.probe_released(10, kPlenty) == kPageBytes);
+  CHECK(bench.is_freed(id));
 }
 
 TEST_CASE("memfd store: more than there is memory is refused before a page is touched") {

@@ -106,3 +106,40 @@ TEST_CASE("memory worker: stops with work left, drops it, stops twice") {
   CHECK(slices > 0);
   CHECK_FALSE(done);
 }
+
+TEST_CASE("memory worker: what the kernel does in one go keeps nobody but its like waiting") {
+  MemoryWorker worker;
+  Gate gate;
+  int created = 0, others = 0;
+  for (Kind kind : {Kind::seal, Kind::slow_seal, Kind::close}) {
+    worker.submit({kind, 1,
+                   [&gate] {
+                     gate.wait();
+                     return true;
+                   },
+                   [&others] { ++others; }});
+  }
+  for (Kind kind : {Kind::create, Kind::free}) {
+    worker.submit({kind, 2, [] { return true; }, [&created] { ++created; }});
+  }
+  run_until(worker, [&] { return created == 2; });
+  CHECK(others == 0);
+  gate.open();
+  run_until(worker, [&] { return others == 3; });
+}
+
+TEST_CASE("memory worker: of many finished jobs the event loop takes some at a time") {
+  MemoryWorker worker;
+  constexpr int kJobs = 100;
+  std::atomic<int> finished{0};
+  int done = 0;
+  for (int i = 0; i < kJobs; ++i) {
+    worker.submit({Kind::create, 1, [&finished] { return ++finished > 0; }, [&done] { ++done; }});
+  }
+  while (finished < kJobs) {
+  }
+  worker.run_completions();
+  CHECK(done > 0);
+  CHECK(done < kJobs);
+  run_until(worker, [&] { return done == kJobs; });
+}
