@@ -28,6 +28,7 @@ TABLE = [
         ("create_us", None), ("attach_us", None), ("release_us", None),
         ("py_attach_us", "attach_us"), ("py_put_64B_us", None)]),
     ("operations of 1 GiB, us", [("attach_1GiB_us", "attach_us"), ("release_1GiB_us", None)]),
+    ("beside a hostile user, us", [("fair_step_us", "fair_step_alone_us")]),
     ("bandwidth, GB/s", [(f"put_{size}_gbps", f"{floor}_{size}_gbps")
                          for size in ("64KiB", "256KiB", "1MiB", "16MiB", "64MiB", "256MiB", "1GiB")
                          for floor in ("memcpy", "fill_cold", "write_cold")]),
@@ -51,14 +52,15 @@ def arguments():
 class Daemon:
     """A private shmstored; a context manager."""
 
-    def __init__(self, program):
+    def __init__(self, program, *flags):
         self.program = str(program)
+        self.flags = flags
 
     def __enter__(self):
         self.folder = tempfile.TemporaryDirectory(prefix="shmbench-")
         self.socket = os.path.join(self.folder.name, "socket")
         self.process = subprocess.Popen([self.program, "--socket", self.socket, "--capacity",
-                                         str(4 * GIB), "--log-level", "warning"])
+                                         str(4 * GIB), "--log-level", "warning", *self.flags])
         while not self._answers():
             if self.process.poll() is not None:
                 sys.exit("bench: the daemon did not start")
@@ -110,6 +112,24 @@ def measure_python(daemon, rounds):
             **quartiles("py_put_64B_us", put[rounds // 10:])}
 
 
+def measure_fair(options, mode):
+    """One user's waiting times without and with a hostile other, who has used up his shares."""
+    if os.geteuid() != 0:
+        return {"fair_skipped": "needs root, for two users"}
+    if len(os.sched_getaffinity(0)) < 2:
+        return {"fair_skipped": "needs two processors"}
+    flags = ("--user-arrays", "2000", "--user-quota", "40%")
+    with Daemon(options.shmstored, *flags) as daemon:
+        os.chmod(daemon.folder.name, 0o755)
+        os.chmod(daemon.socket, 0o666)
+        done = subprocess.run(
+            [str(options.fair_bench), daemon.socket, str(daemon.process.pid), mode],
+            stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        sys.exit(f"bench: fair_bench ended with {done.returncode}: {done.stdout}")
+    return json.loads(done.stdout)
+
+
 def measure(options):
     mode = "full" if options.full else "quick"
     with Daemon(options.shmstored) as daemon:
@@ -120,6 +140,7 @@ def measure(options):
             sys.exit(f"bench: store_bench ended with {done.returncode}")
         results = json.loads(done.stdout)
         results.update(measure_python(daemon, 20_000 if options.full else 3_000))
+    results.update(measure_fair(options, mode))
     return results
 
 
@@ -167,6 +188,12 @@ def print_table(results, described):
         shown = key if key != before else ""  # a second floor for the same key
         print(f"  {shown:24} {median:>10}  {spread:>20}  {beside}".rstrip())
         before = key
+    if "fair_skipped" in results:
+        print(f"beside a hostile user: skipped, {results['fair_skipped']}")
+    else:
+        print(f"  p99 beside a hostile user: {results['fair_step_p99_us']:.4g} us, alone "
+              f"{results['fair_step_alone_p99_us']:.4g} us, fair_p99_ratio "
+              f"{results['fair_p99_ratio']:.2f}, refused {results['fair_refused']:.0f}")
 
 
 def main():
