@@ -216,16 +216,16 @@ Result<UniqueFd> make_memfd(std::uint64_t bytes) {
   return fd;
 }
 
-// Who has a description for writing may add seals, and they cannot be taken back.
+Result<void> check_writable(int fd) {
+  const int seals = ::fcntl(fd, F_GET_SEALS);
+  if (seals < 0 || (seals & (F_SEAL_WRITE | kSealFutureWrite)) == 0) return {};
+  return make_error(ErrorCode::permission_denied,
+                    "access: a process that could write the array has sealed its memory against "
+                    "new writers (F_SEAL_WRITE or F_SEAL_FUTURE_WRITE), for ever; it can be read, "
+                    "copied, replaced and deleted");
+}
+
 Result<UniqueFd> reopen(int fd, bool writable) {
-  const int seals = writable ? ::fcntl(fd, F_GET_SEALS) : 0;
-  if (seals > 0 && (seals & (F_SEAL_WRITE | kSealFutureWrite)) != 0) {
-    return make_error(
-        ErrorCode::permission_denied,
-        "access: a process that could write the array has sealed its memory against "
-        "new writers (F_SEAL_WRITE or F_SEAL_FUTURE_WRITE), for ever; it can be read, "
-        "copied, replaced and deleted");
-  }
   const int folder = own_descriptors();
   if (folder < 0) return reopen_failed(errno);
   std::array<char, 16> name{};

@@ -31,9 +31,13 @@ enum class HugePages : std::uint8_t {
 [[nodiscard]] Result<UniqueFd> make_memfd(std::uint64_t bytes);
 
 /// A fresh description of the same file. REQUIRES: the process has not forked since the first call.
-/// Never waits. Errors: no_capacity (descriptors), busy (somebody has a file lease), internal
-/// (/proc), permission_denied (writable: somebody has sealed the file against that).
+/// Never waits; a seal against writing does not refuse a writable one, which the lease probe needs.
+/// Errors: no_capacity (descriptors), busy (somebody has a file lease), internal (/proc).
 [[nodiscard]] Result<UniqueFd> reopen(int fd, bool writable);
+
+/// Whether a new holder could map the file for writing. A process with a writable description may
+/// add seals, and nobody can take them back. Error: permission_denied, naming the seal.
+[[nodiscard]] Result<void> check_writable(int fd);
 
 /// Puts pages, zero for whoever looks, behind [offset, offset + bytes): huge ones where whole ones
 /// fit in and the kernel gives them. Error: no_capacity; pages got so far stay.

@@ -137,7 +137,11 @@ Result<UniqueFd> MemfdStore::open(SegmentId id, bool writable) {
   if (found == segments_.end() || found->second.phase != Phase::live) {
     return make_error(ErrorCode::not_found, "this segment is gone");
   }
-  Result<UniqueFd> fresh = reopen(found->second.fd->get(), writable);
+  const int fd = found->second.fd->get();
+  if (Result<void> checked = writable ? check_writable(fd) : Result<void>(); !checked) {
+    return checked.error();
+  }
+  Result<UniqueFd> fresh = reopen(fd, writable);
   if (fresh) probe_.prepare(fresh->get());
   return fresh;
 }

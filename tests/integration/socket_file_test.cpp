@@ -18,6 +18,15 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// What a tmp cleaner does; again when a daemon that binds anew has filled the folder meanwhile.
+void remove_whole(const std::string& path) {
+  REQUIRE(wait_until([&] {
+    std::error_code failed;
+    fs::remove_all(path, failed);
+    return !failed;
+  }));
+}
+
 /// A runtime folder, and daemons at its well-known path.
 struct Place {
   TempDir runtime;
@@ -68,7 +77,7 @@ struct Place {
   /// A second daemon at the path of the first, which does not notice before it goes on.
   Child replace(const Child& first) const {
     REQUIRE(stop_process(first));
-    fs::remove_all(folder);
+    remove_whole(folder);
     Child second = start();
     CHECK(reaches(second));
     return second;
@@ -122,7 +131,7 @@ TEST_CASE("socket file: a daemon whose socket or folder was removed is reached a
   place.keep("x");
   for (const std::string& gone : {place.socket, place.folder, place.socket + ".lock"}) {
     CAPTURE(gone);
-    fs::remove_all(gone);
+    remove_whole(gone);
     CHECK(place.reaches(daemon));
     CHECK(place.keeps("x"));
   }

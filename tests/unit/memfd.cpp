@@ -127,7 +127,7 @@ TEST_CASE("memfd: who has sealed against new writers is named to those who come"
   const UniqueFd writer = reopen(fd.get(), true).value();
   constexpr int kFutureWrite = 0x0010;
   if (::fcntl(writer.get(), F_ADD_SEALS, kFutureWrite) != 0) return;  // A kernel before 5.1.
-  const Result<UniqueFd> refused = reopen(fd.get(), true);
+  const Result<void> refused = check_writable(fd.get());
   REQUIRE_FALSE(refused.has_value());
   CHECK(refused.error().code == ErrorCode::permission_denied);
   CHECK(reopen(fd.get(), false).has_value());
@@ -154,6 +154,13 @@ TEST_CASE("lease probe: held by descriptors and by mappings, of either kind") {
     }
     CHECK(probe.is_free(fd.get()));
   }
+}
+
+TEST_CASE("lease probe: exact on every kernel that gives leases on memory files") {
+  const UniqueFd fd = make_memfd(kPageBytes).value();
+  const UniqueFd only = reopen(fd.get(), true).value();
+  const bool given = ::fcntl(only.get(), F_SETLEASE, F_WRLCK) == 0;
+  CHECK(LeaseProbe().exact() == given);
 }
 
 TEST_CASE("lease probe: a holder that unlocks and unleases is still seen, where leases work") {
