@@ -7,15 +7,36 @@
 namespace shmstore::server {
 namespace {
 
+/// "array 3: held by nobody", in two parts: they are put together for a problem only, because a
+/// debug build asks some twenty such questions of each array after every request.
+struct About {
+  About(const char* text) : what(text) {}  // NOLINT(google-explicit-constructor)
+  About(const std::string& object, const char* text) : who(object), what(text) {}
+  [[nodiscard]] std::string text() const { return std::string(who) + what; }
+  std::string_view who;
+  const char* what;
+};
+
+/// Whom the next questions are about.
+class Subject {
+ public:
+  Subject(const char* kind, const std::string& name) : text_(std::string(kind) + name + ": ") {}
+  friend About operator+(const Subject& subject, const char* what) { return {subject.text_, what}; }
+
+ private:
+  std::string text_;
+};
+
 class Checker {
  public:
   explicit Checker(std::vector<std::string>& problems) : problems_(problems) {}
-  void expect(bool holds, const std::string& what) {
-    if (!holds) problems_.push_back(what);
+  void expect(bool holds, const About& about) {
+    if (!holds) problems_.push_back(about.text());
   }
-  void same(std::uint64_t is, std::uint64_t should, const std::string& what) {
+  void same(std::uint64_t is, std::uint64_t should, const About& about) {
     if (is == should) return;
-    problems_.push_back(what + ": " + std::to_string(is) + " instead of " + std::to_string(should));
+    problems_.push_back(about.text() + ": " + std::to_string(is) + " instead of " +
+                        std::to_string(should));
   }
 
  private:
@@ -39,7 +60,7 @@ struct Sums {
   std::uint64_t listed_waiters = 0, anonymous = 0, gone = 0;
 };
 
-void check_state(const Array& array, const std::string& who, Checker& check) {
+void check_state(const Array& array, const Subject& who, Checker& check) {
   const bool live = array.state == State::draft || array.state == State::sealed ||
                     array.state == State::mutable_ || array.state == State::broken;
   check.expect((array.state == State::broken) == array.broken.has_value(), who + "broken by whom");
@@ -49,7 +70,7 @@ void check_state(const Array& array, const std::string& who, Checker& check) {
   check.expect(array.state != State::sealed || array.writer_count == 0,
                who + "sealed, yet written");
   check.expect((array.version == 0) == (array.state == State::draft || array.aborted),
-               who + "version " + std::to_string(array.version) + " in this state");
+               who + "version in this state");
   check.expect(!array.kept || (array.entry != nullptr && array.version > 0), who + "kept");
   check.expect(array.exposed || !opens_to_others(array.spec.perms), who + "open, yet not exposed");
   check.expect(array.seal != Seal::soft || !array.exposed, who + "exposed, yet sealed soft");
@@ -64,7 +85,7 @@ void check_state(const Array& array, const std::string& who, Checker& check) {
       who + "segment");
 }
 
-void check_leases(const Array& array, const std::string& who, Sums& sums, Checker& check) {
+void check_leases(const Array& array, const Subject& who, Sums& sums, Checker& check) {
   std::uint64_t count = 0, writers = 0, payers = 0, handovers = 0, maps = 0, alone = 0;
   bool past_writers = false;
   for (const Lease* lease = array.leases.first(); lease != nullptr; lease = lease->next) {
@@ -112,7 +133,7 @@ void check_leases(const Array& array, const std::string& who, Sums& sums, Checke
 }
 
 /// Who stands in line waits for something else as well, in a list of its own.
-void check_line(const Array& array, const std::string& who, Checker& check) {
+void check_line(const Array& array, const Subject& who, Checker& check) {
   const bool shared = array.state == State::mutable_ || array.state == State::broken;
   check.expect(shared || array.line.empty(), who + "a line, yet not to be had");
   std::uint64_t alone = 0;
@@ -130,7 +151,7 @@ void check_line(const Array& array, const std::string& who, Checker& check) {
 }
 
 void check_array(const Registry::Impl& impl, const Array& array, Sums& sums, Checker& check) {
-  const std::string who = "array " + std::to_string(array.id.raw) + ": ";
+  const Subject who("array ", std::to_string(array.id.raw));
   check.expect(impl.arrays.find(array.id) == &array, who + "not under its id");
   check_state(array, who, check);
   check_leases(array, who, sums, check);
@@ -161,7 +182,7 @@ void check_array(const Registry::Impl& impl, const Array& array, Sums& sums, Che
 }
 
 void check_entry(const NameEntry& entry, Sums& sums, Checker& check) {
-  const std::string who = "name " + label({entry.uid, std::string(entry.name)}) + ": ";
+  const Subject who("name ", label({entry.uid, std::string(entry.name)}));
   check.expect(!entry.unused(), who + "empty");
   check.expect(!entry.marked && !entry.wake, who + "unsettled");
   for (const auto& [seq, draft] : entry.drafts) {
@@ -187,7 +208,7 @@ void check_entry(const NameEntry& entry, Sums& sums, Checker& check) {
 }
 
 void check_session(const Registry::Impl& impl, const Session& session, Sums& sums, Checker& check) {
-  const std::string who = "session " + std::to_string(session.id) + ": ";
+  const Subject who("session ", std::to_string(session.id));
   std::uint64_t charged = 0;
   for (const auto& [request, waiter] : session.waits) {
     check.expect(waiter->session == &session && waiter->request == request, who + "wait");
@@ -224,7 +245,7 @@ void check_users(const Quota& quota, Sums& sums, Checker& check) {
   for (const auto& [uid, usage] : quota.users()) sums.users.try_emplace(uid);
   for (const auto& [uid, sum] : sums.users) {
     const Usage usage = quota.usage(uid);
-    const std::string who = "uid " + std::to_string(uid) + ": ";
+    const Subject who("uid ", std::to_string(uid));
     check.same(usage.bytes, sum.bytes, who + "bytes");
     check.same(usage.arrays, sum.arrays, who + "arrays");
     check.same(usage.segments, sum.segments, who + "segments");

@@ -76,7 +76,7 @@ TEST_CASE("disconnect: an array that went with its daemon: not_found says that t
   DaemonFixture daemon;
   Client client = daemon.connect();
   const std::string before = describe(client.attach_any("x"));
-  CHECK_MESSAGE(before.find("store") == std::string::npos, before);
+  CHECK_MESSAGE(before.find("new since") == std::string::npos, before);
   daemon.kill();
   daemon.start();
   for (const std::string& text : {describe(client.attach_any("x")), describe(client.info("x")),

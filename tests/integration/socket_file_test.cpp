@@ -60,6 +60,16 @@ struct Place {
       return status && status->pid == daemon.pid();
     });
   }
+  /// Waits for the end of every session: a daemon that has one is not idle.
+  void leave_alone(const Child& daemon) const {
+    std::size_t descriptors = 0;
+    {
+      Client last = connect().value();
+      REQUIRE(wait_until([&] { return last.status().value().sessions == 1; }));
+      descriptors = fd_count(daemon.pid());
+    }
+    REQUIRE(wait_until([&] { return fd_count(daemon.pid()) < descriptors; }));
+  }
   void keep(const std::string& name) const {
     Client client = connect().value();
     CreateOptions kept;
@@ -213,6 +223,7 @@ TEST_CASE("socket file: a started daemon that is idle gives way to a service man
   const Place place;
   Child first = place.start({"SHMSTORE_AUTOSTARTED=1"});
   REQUIRE(place.reaches(first));
+  place.leave_alone(first);
   const UniqueFd listener = managers_socket(place.socket);
   Child second = activate(place, listener);
   CHECK(first.wait() == 0);
