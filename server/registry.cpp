@@ -16,7 +16,6 @@ Registry::~Registry() = default;
 
 void Registry::Impl::begin(Now at, Effects& effects) {
   now = at;
-  if (!began) began = at;
   out = &effects;
 }
 

@@ -280,7 +280,7 @@ struct Registry::Impl {
   static Error denied(const Array& array, std::string_view what);
   static Error denied_by_id(const Identity& who, const Array& array, std::string_view what);
   static Error denied_by_id(const Identity& who, const Array& array);
-  Error not_found(const QualifiedName& name) const;
+  static Error not_found(const QualifiedName& name);
   static Error not_found(ArrayId id);
   Result<Array*> find_target(const Session& session, const Target& target, Access access) const;
   Result<Array*> find_owned(const Session& session, const Target& target,
@@ -450,7 +450,6 @@ struct Registry::Impl {
 
   // Constant during a call.
   Now now;
-  std::optional<Now> began;  ///< The first request's time.
   Effects* out = nullptr;
 
   // Owned objects.

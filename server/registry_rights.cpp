@@ -10,8 +10,6 @@ namespace shmstore::server {
 namespace {
 
 constexpr std::uint32_t kRoot = 0;
-/// A store is new for so long: who misses an array may have an earlier store in mind.
-constexpr std::int64_t kNewStoreMs = 600'000;
 
 bool bits_allow(const Identity& who, std::uint32_t uid, std::uint32_t gid, std::uint16_t perms,
                 Access access) {
@@ -87,15 +85,10 @@ Error Registry::Impl::denied_by_id(const Identity& who, const Array& array) {
                     "id: no right to array " + std::to_string(array.id.raw));
 }
 
-// Most often an array went because nobody kept it, or the store has been started anew.
-Error Registry::Impl::not_found(const QualifiedName& name) const {
-  std::string text =
-      "name: there is no " + label(name) + "; an array that is not kept goes with its last holder";
-  const std::int64_t age_ms = now.boot_ms - began.value_or(now).boot_ms;
-  if (age_ms < kNewStoreMs) {
-    text += ", and this store is new: it began " + std::to_string(age_ms / 1000) + " s ago";
-  }
-  return make_error(ErrorCode::not_found, std::move(text));
+Error Registry::Impl::not_found(const QualifiedName& name) {
+  return make_error(
+      ErrorCode::not_found,
+      "name: there is no " + label(name) + "; an array that is not kept goes with its last holder");
 }
 
 Error Registry::Impl::not_found(ArrayId id) {
