@@ -58,6 +58,7 @@ Lease::~Lease() {
   if (!had) return;
   const Op op = drops ? Op::abort : Op::release;
   const Access granted = granted_access();
+  spare_views(op);
   pass_kill_point(op, Step::before_unmap);
   forget_map();
   pass_kill_point(op, Step::after_unmap);
@@ -197,12 +198,26 @@ void Lease::forget_map() noexcept {
   draft_map_.reset();
 }
 
+/// Views of handles that were let go of stay valid when the last handle with a lease goes, and must
+/// not write what others may have from then on.
+void Lease::spare_views(Op op) noexcept {
+  if (!writes(granted_access()) || inherited() || !connection_->alive()) return;
+  MappingCache& cache = MappingCache::instance();
+  if (!cache.leaves_views(map_)) return;
+  try {
+    if (swap_map(map_, true, op)) return;
+  } catch (const std::bad_alloc&) {
+  }
+  cache.forbid_writing(map_);
+}
+
 Result<void> Lease::release() {
   if (!held_) return {};
   const bool drops = is_dropped();
   held_ = false;
   const Op op = drops ? Op::abort : Op::release;
   const Access granted = granted_access();
+  spare_views(op);
   pass_kill_point(op, Step::before_unmap);
   forget_map();
   pass_kill_point(op, Step::after_unmap);

@@ -84,6 +84,7 @@ class Lease {
   Result<MapOutcome> fetch_segment();
   Result<UninheritedFd> fetch_descriptor();
   bool is_dropped() const noexcept;
+  void spare_views(protocol::Op op) noexcept;
   void forget_map() noexcept;
   Result<void> swap_map(MapRef& map, bool to_private, protocol::Op op);
   Result<void> swap_map(MapRef& map, const UninheritedFd& descriptor, bool to_private,

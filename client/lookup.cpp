@@ -33,6 +33,12 @@ bool is_own_folder(const std::string& path) {
          status.st_uid == geteuid();
 }
 
+/// In a folder that everybody writes to, somebody else may have made one of this name.
+bool is_own_real_folder(const std::string& path) {
+  struct stat status {};
+  return lstat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode) && status.st_uid == geteuid();
+}
+
 /// A session, or why there is none.
 Result<Found> conclude(const Candidate& candidate, Opened& opened) {
   if (opened.problem != OpenProblem::none) return std::move(opened.error);
@@ -88,6 +94,7 @@ Result<Found> look_at_user(const Places& places, bool autostart, const Interrupt
   const bool closed_folder = opened.problem == OpenProblem::denied && autostart;
   if (!vacant(opened) && !closed_folder) return conclude(user, opened);
   for (const std::string& folder : places.other_folders) {
+    if (!is_own_real_folder(folder)) continue;
     const Candidate other{folder + "/socket", Origin::user};
     Opened beside = open_session(other, interrupted);
     if (beside.problem == OpenProblem::none) return conclude(other, beside);
@@ -171,6 +178,7 @@ std::vector<std::string> stores_beside(const Places& places, const std::string& 
   std::vector<std::string> folders = places.other_folders;
   folders.push_back(places.user_folder);
   for (const std::string& folder : folders) {
+    if (!is_own_real_folder(folder)) continue;
     struct stat status {};
     const std::string socket = folder + "/socket";
     if (socket != path && lstat(socket.c_str(), &status) == 0) stores.push_back(socket);

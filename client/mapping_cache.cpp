@@ -165,6 +165,7 @@ struct Mapping {
   void* const base;
   const std::size_t bytes;
   std::size_t references = 1;  ///< Guarded by the cache's mutex.
+  std::size_t let_go = 0;      ///< Those of them whose handle has no lease; likewise guarded.
   bool shown = false;          ///< Likewise.
   bool of_writer = false;      ///< Its description can write, whatever the map can.
   std::atomic<bool> is_private{false};
@@ -209,12 +210,15 @@ Error map_error(const MapOutcome& outcome) {
   return make_error(ErrorCode::internal, "segment: no map");
 }
 
-MapRef::MapRef(MapRef&& other) noexcept : mapping_(std::exchange(other.mapping_, nullptr)) {}
+MapRef::MapRef(MapRef&& other) noexcept
+    : mapping_(std::exchange(other.mapping_, nullptr)),
+      let_go_(std::exchange(other.let_go_, false)) {}
 
 MapRef& MapRef::operator=(MapRef&& other) noexcept {
   if (this != &other) {
     reset();
     mapping_ = std::exchange(other.mapping_, nullptr);
+    let_go_ = std::exchange(other.let_go_, false);
   }
   return *this;
 }
@@ -246,7 +250,8 @@ std::size_t MapRef::bytes() const noexcept {
 }
 
 void MapRef::reset() noexcept {
-  if (mapping_ != nullptr) MappingCache::instance().drop(std::exchange(mapping_, nullptr));
+  const bool let_go = std::exchange(let_go_, false);
+  if (mapping_ != nullptr) MappingCache::instance().drop(std::exchange(mapping_, nullptr), let_go);
 }
 
 MappingCache::MappingCache() : impl_(new Impl) {
@@ -258,13 +263,6 @@ MappingCache::MappingCache() : impl_(new Impl) {
 MappingCache& MappingCache::instance() noexcept {
   static MappingCache* const cache = new MappingCache;  // Handles may outlive static destruction.
   return *cache;
-}
-
-bool MapRef::is_alone() const noexcept {
-  if (mapping_ == nullptr) return false;
-  const ForkGuard guard;
-  const std::lock_guard lock(MappingCache::instance().impl_->mutex);
-  return mapping_->references == 1;
 }
 
 MapRef MappingCache::Impl::find(const Key& key, std::size_t bytes) noexcept {
@@ -380,6 +378,38 @@ void MappingCache::hide(MapRef& ref) noexcept {
   if (std::exchange(ref.mapping_->shown, false)) impl_->index.erase(ref.mapping_->key);
 }
 
+bool MappingCache::let_go(MapRef& ref) noexcept {
+  if (!ref.valid()) return false;
+  const ForkGuard guard;
+  const std::lock_guard lock(impl_->mutex);
+  Mapping& mapping = *ref.mapping_;
+  const bool last = mapping.references - mapping.let_go == 1;
+  ++mapping.let_go;
+  ref.let_go_ = true;
+  if (last && std::exchange(mapping.shown, false)) impl_->index.erase(mapping.key);
+  return last;
+}
+
+bool MappingCache::leaves_views(MapRef& ref) noexcept {
+  if (!ref.valid() || ref.let_go_) return false;
+  const ForkGuard guard;
+  const std::lock_guard lock(impl_->mutex);
+  Mapping& mapping = *ref.mapping_;
+  if (mapping.let_go == 0 || mapping.references - mapping.let_go != 1) return false;
+  if (std::exchange(mapping.shown, false)) impl_->index.erase(mapping.key);
+  return true;
+}
+
+void MappingCache::forbid_writing(MapRef& ref) noexcept {
+  if (!ref.valid()) return;
+  const ForkGuard guard;
+  const std::lock_guard lock(impl_->mutex);
+  Mapping& mapping = *ref.mapping_;
+  if (mapping.references - mapping.let_go > (ref.let_go_ ? 0U : 1U)) return;  // In use again.
+  if (std::exchange(mapping.shown, false)) impl_->index.erase(mapping.key);
+  (void)::mprotect(mapping.base, mapping.bytes, PROT_READ);
+}
+
 void MappingCache::show(MapRef& ref) noexcept {
   if (!ref.valid() || ref.mapping_->key.epoch != process_epoch()) return;
   const ForkGuard guard;
@@ -414,13 +444,14 @@ MapOutcome MappingCache::swap(MapRef& ref, const SegmentView& view, const Uninhe
   return {};
 }
 
-void MappingCache::drop(Mapping* mapping) noexcept {
+void MappingCache::drop(Mapping* mapping, bool let_go) noexcept {
   // After a raw clone() the lock may be held by a thread that is not there: leave the map alone.
   if (process_epoch() == 0) return;
   const ForkGuard guard;
   {
     const std::lock_guard lock(impl_->mutex);
     --impl_->counts.references;
+    if (let_go) --mapping->let_go;
     if (--mapping->references > 0) return;
     --impl_->counts.maps;
     if (mapping->shown) impl_->index.erase(mapping->key);

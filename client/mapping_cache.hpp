@@ -38,14 +38,13 @@ class MapRef {
   /// leases are read leases from then on.
   void mark_sealed() noexcept;
   [[nodiscard]] bool is_sealed() const noexcept;
-  /// True when nobody else has a reference to the map.
-  [[nodiscard]] bool is_alone() const noexcept;
   void reset() noexcept;
 
  private:
   friend class MappingCache;
   explicit MapRef(Mapping* mapping) noexcept : mapping_(mapping) {}
   Mapping* mapping_ = nullptr;
+  bool let_go_ = false;  ///< Its handle has no lease any more; views of it may be left.
 };
 
 /// What of which segment is wanted, as a reply names it.
@@ -101,6 +100,16 @@ class MappingCache {
   /// back when they are touched.
   void drop_pages(const MapRef& ref) noexcept;
 
+  /// For a handle that gives up its lease while views of it may be left. True: no other handle with
+  /// a lease has the map, find() does not know it any more, and the caller has to make it private.
+  /// False: the last handle with a lease will have to.
+  [[nodiscard]] bool let_go(MapRef& ref) noexcept;
+  /// For a handle that goes: true when of all others that have the map none has a lease, so that
+  /// the caller has to make it private for their views. Then find() does not know it any more.
+  [[nodiscard]] bool leaves_views(MapRef& ref) noexcept;
+  /// Where there is no room for a private map: a write through views that are left is a fault.
+  void forbid_writing(MapRef& ref) noexcept;
+
   /// From now on find() does not know the map; references stay.
   void hide(MapRef& ref) noexcept;
   /// Takes hide() back, unless another map has taken its place.
@@ -124,7 +133,7 @@ class MappingCache {
   friend class MapRef;
   MappingCache();
   void let_children_have(Mapping& mapping) noexcept;
-  void drop(Mapping* mapping) noexcept;
+  void drop(Mapping* mapping, bool let_go) noexcept;
   struct Impl;
   Impl* impl_;
 };

@@ -133,10 +133,14 @@ Result<void> Lease::let_go(bool half_written) {
     return {};
   }
   const Op op = half_written_ ? Op::abort : Op::release;
-  // Before anybody else is told that it is free: no pointer here may write it any more. (Where
-  // another handle writes through the map, this process goes on holding the array.)
-  if (bytes_ > 0 && writes(granted) && (granted == Access::exclusive || map_.is_alone())) {
-    if (Result<void> swapped = swap_map(map_, true, op); !swapped) return swapped;
+  // Before anybody else is told that it is free: no pointer here may write it any more. Where
+  // another handle goes on with the map, that one sees to it when it goes. Looking and hiding are
+  // one step, or a thread that attaches meanwhile would be given a map that becomes private.
+  if (bytes_ > 0 && writes(granted)) {
+    const bool last = granted == Access::exclusive || MappingCache::instance().let_go(map_);
+    Result<void> swapped = last ? swap_map(map_, true, op) : Result<void>();
+    if (!swapped && granted == Access::exclusive) return swapped;
+    if (!swapped) MappingCache::instance().forbid_writing(map_);
   }
   held_ = false;
   return connection_->give_back(id_, granted, half_written_);

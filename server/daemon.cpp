@@ -62,6 +62,8 @@ constexpr int kPostponedMax = 32;
 /// Whose turn the daemon's own work has: nobody connects with this uid.
 constexpr std::uint32_t kOwnWork = UINT32_MAX;
 constexpr milliseconds kAcceptPause{100};
+/// Connections that never said hello and are closed within one turn.
+constexpr int kSilentAtOnce = 16;
 /// Connections that are only told why they are not served: beside the others, and few, so that
 /// those who are refused and stay take up nobody's place.
 constexpr std::size_t kRefusedMax = 16;
@@ -315,7 +317,10 @@ void DaemonImpl::accept_one() {
 void DaemonImpl::accept_later() {
   accept_timer_.expires_after(kAcceptPause);
   accept_timer_.async_wait([this](const boost::system::error_code& error) {
-    if (!error) wait_accept();
+    if (error) return;
+    boost::system::error_code failed;
+    if (!accepting_.is_open()) accepting_.assign(listener_.native_handle(), failed);
+    failed ? accept_later() : wait_accept();
   });
 }
 
@@ -342,8 +347,7 @@ Result<void> DaemonImpl::listen_again() {
   Result<void> bound = listener_.rebind();
   boost::system::error_code error;
   accepting_.assign(listener_.native_handle(), error);
-  if (error) return make_error(ErrorCode::no_capacity, "socket: " + error.message());
-  wait_accept();
+  error ? accept_later() : wait_accept();
   after_work();
   return bound;
 }
@@ -458,7 +462,7 @@ void DaemonImpl::end_session(SessionId id, std::string_view reason) {
 /// Who connects and says nothing only takes up room.
 void DaemonImpl::close_silent_sessions() {
   const auto now = std::chrono::steady_clock::now();
-  while (!silent_.empty()) {
+  for (int n = 0; n < kSilentAtOnce && !silent_.empty(); ++n) {
     const auto [deadline, id] = silent_.front();
     const auto found = sessions_.find(id);
     const bool waits = found != sessions_.end() && !found->second->greeted();
@@ -502,13 +506,15 @@ void DaemonImpl::wait_writable() {
   writable_events_.async_wait(Descriptor::wait_read,
                               [this](const boost::system::error_code& error) {
                                 if (error) return;
-                                writable_.take([this](SessionId id) {
-                                  const auto found = sessions_.find(id);
-                                  if (found == sessions_.end()) return;
-                                  const std::shared_ptr<ClientSession> session = found->second;
-                                  session->on_writable();
+                                guarded([this] {
+                                  writable_.take([this](SessionId id) {
+                                    const auto found = sessions_.find(id);
+                                    if (found == sessions_.end()) return;
+                                    const std::shared_ptr<ClientSession> session = found->second;
+                                    session->on_writable();
+                                  });
+                                  after_work();
                                 });
-                                after_work();
                                 wait_writable();
                               });
 }
@@ -517,7 +523,7 @@ void DaemonImpl::wait_signal() {
   signals_.async_wait([this](const boost::system::error_code& error, int signal) {
     if (error) return;
     if (signal != SIGHUP) return stop(signal == SIGINT ? "SIGINT" : "SIGTERM");
-    reload();
+    guarded([this] { reload(); });
     wait_signal();
   });
 }

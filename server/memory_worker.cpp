@@ -70,7 +70,18 @@ void MemoryWorker::run_completions() {
     }
     if (!finished_.empty()) (void)::eventfd_write(completion_.get(), 1);
   }
-  for (Job& job : finished) job.done();
+  std::size_t next = 0;
+  try {
+    while (next < finished.size()) finished[next++].done();
+  } catch (...) {  // What fails for one job is that one's loss.
+    const std::lock_guard lock(mutex_);
+    while (finished.size() > next) {
+      finished_.push_front(std::move(finished.back()));
+      finished.pop_back();
+    }
+    (void)::eventfd_write(completion_.get(), 1);
+    throw;
+  }
 }
 
 void MemoryWorker::run(Lane& lane) {

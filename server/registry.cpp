@@ -194,6 +194,7 @@ void Registry::tick(Now now, Effects& effects) {
 }
 
 std::optional<std::int64_t> Registry::next_deadline_ms() const {
+  if (impl_->creates_left_over) return 0;
   if (impl_->timers.empty()) return std::nullopt;
   return impl_->timers.begin()->at_ms;
 }

@@ -342,7 +342,7 @@ struct Registry::Impl {
   Lease* handover_of(const Timer& timer) const;
   template <class F>
   void each_unread(std::optional<std::uint32_t> uid, F&& f) const;
-  std::string unread_text(std::uint32_t uid) const;
+  std::string held_unread(std::uint32_t uid, std::string_view refusal) const;
   std::uint64_t end_unread(std::optional<std::uint32_t> uid, bool given_up_only);
 
   // registry_wait.cpp
@@ -442,6 +442,7 @@ struct Registry::Impl {
 
   // registry_time.cpp
   void tick();
+  std::size_t handles_of(const Timer& timer) const;
   void fire(const Timer& timer);
   void expire(Waiter& waiter);
 
@@ -474,6 +475,7 @@ struct Registry::Impl {
   std::vector<ArrayId> marked_arrays;
   std::set<std::uint64_t> marked_seals;  ///< Waiters by seq: versions go by order of arrival.
   bool room = false;                     ///< Something was given back: waiting creates may fit.
+  bool creates_left_over = false;        ///< They were not all asked again; tick() goes on.
 
   // Sums, recomputed by selfcheck().
   std::uint64_t next_seq = 1;

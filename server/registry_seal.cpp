@@ -218,6 +218,12 @@ std::optional<Error> Registry::Impl::abort_draft(Session& session, ArrayId id) {
   }
   if (!owns(session.identity, *array)) return denied_by_id(session.identity, *array, "abort");
   if (array->state == State::dying && !array->aborted) return not_found(id);
+  // Its maker gave up waiting for the answer that it is published: it has no handle to release.
+  const bool made_here = array->has_option(protocol::kCreateUnseen) && array->creator == session.id;
+  if (made_here && array->state == State::mutable_) {
+    if (Lease* lease = find_lease(session, id, Access::write)) end_lease(*lease);
+    return std::nullopt;
+  }
   if (array->state != State::draft && array->state != State::dying) {
     return make_error(ErrorCode::invalid_argument, "abort: " + label(*array) + " is " +
                                                        std::string(to_string(array->state)) +

@@ -7,18 +7,26 @@ namespace shmstore::server {
 namespace {
 
 // A million arrays may have been given the same last moment.
-constexpr int kTimersAtOnce = 256;
+constexpr std::size_t kTimersAtOnce = 256;
 
 }  // namespace
 
 void Registry::Impl::tick() {
   room = true;  // Limits may have been raised since.
-  for (int n = 0; n < kTimersAtOnce; ++n) {
+  creates_left_over = false;
+  for (std::size_t n = 0; n < kTimersAtOnce;) {
     if (timers.empty() || timers.begin()->at_ms > now.boot_ms) break;
     const Timer timer = *timers.begin();
     timers.erase(timers.begin());
+    n += 1 + handles_of(timer);
     fire(timer);
   }
+}
+
+// An array that goes takes its handles for one receiver along: each counts as a deadline.
+std::size_t Registry::Impl::handles_of(const Timer& timer) const {
+  const Array* array = timer.kind == TimerKind::ttl ? arrays.find(ArrayId{timer.key}) : nullptr;
+  return array == nullptr ? 0 : array->handles.size();
 }
 
 void Registry::Impl::fire(const Timer& timer) {
@@ -47,7 +55,8 @@ void Registry::Impl::expire(Waiter& waiter) {
     return answer(waiter, busy(at(job->id), waiter.session));
   }
   if (const auto* job = std::get_if<CreateJob>(&waiter.job)) {
-    return answer(waiter, timed_out("no room in time; " + job->refusal));
+    const std::string more = held_unread(waiter.session->identity.uid, job->refusal);
+    return answer(waiter, timed_out("no room in time; " + job->refusal + more));
   }
   if (waiter.line != nullptr) {
     const std::string who = held(*waiter.line, *waiter.session).text;

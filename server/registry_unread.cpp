@@ -54,19 +54,24 @@ void Registry::Impl::each_unread(std::optional<std::uint32_t> uid, F&& f) const 
   }
 }
 
-// "; …" for the text of a create that lacks room; empty when there is nothing to tell.
-std::string Registry::Impl::unread_text(std::uint32_t uid) const {
-  std::uint64_t handles = 0, bytes = 0;
+// "; …" for the answer to a create that lacks room, whose refusal so far is `refusal`; empty when
+// there is nothing to tell. Looked for when the client is told, not at each try: it reads timers.
+std::string Registry::Impl::held_unread(std::uint32_t uid, std::string_view refusal) const {
+  if (!refusal.starts_with("bytes:") && !refusal.starts_with("segments:")) return {};
+  std::set<const Array*> counted;
+  std::uint64_t bytes = 0;
   std::int64_t pid = 0, last_ms = 0;
-  const Array* before = nullptr;
   each_unread(uid, [&](const Timer& timer, const Lease& lease) {
-    ++handles;
-    if (lease.array != before) bytes += lease.array->holding().bytes;
-    before = lease.array;
+    const Array& array = *lease.array;
+    // Kept, or held by somebody who goes on: its hand-overs' end would free nothing.
+    const bool held =
+        array.kept || array.lease_count > array.handovers.size() + array.handles.size();
+    if (held) return;
+    if (counted.insert(&array).second) bytes += array.holding().bytes;
     pid = lease.from_pid;
     last_ms = std::max(last_ms, timer.at_ms);
   });
-  if (handles == 0) return {};
+  if (counted.empty()) return {};
   const std::int64_t left_s = (std::max<std::int64_t>(last_ms - now.boot_ms, 0) + 999) / 1000;
   return "; " + std::to_string(bytes) + " bytes are held by hand-overs of ended pid " +
          std::to_string(pid) + ", free in " + std::to_string(left_s) +

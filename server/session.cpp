@@ -53,7 +53,9 @@ ClientSession::ClientSession(SessionContext& context, SessionId id, std::uint32_
       socket_(context.io, asio::generic::seq_packet_protocol(AF_UNIX, 0), socket.get()),
       process_(context.io) {
   (void)socket.release();
-  if (process.valid()) process_.assign(process.release());
+  if (!process.valid()) return;
+  process_.assign(process.get());  // throws without taking it when the kernel has no room
+  (void)process.release();
 }
 
 void ClientSession::start() {

@@ -234,12 +234,12 @@ class AnyArray {
   /// attach_id() says by itself. Does not wait.
   void received(std::uint64_t handle) noexcept;
   /// Ends the lease now, although pointers to the memory are left: a writable map is swapped for a
-  /// private one at the same address (unless another handle of this process writes through it),
-  /// and the destructor ends it. Through those pointers one may see what others write later; what
-  /// is written there stays in this process. `half_written`: leaves an array that was held
-  /// exclusively broken, as if this process had died. Twice is fine.
-  /// Errors: invalid_argument (the creator's draft), no_capacity (no room for another map; the
-  /// lease stays, and its end leaves the array broken if that was asked for).
+  /// private one at the same address (where another handle of this process writes through it, once
+  /// the last such handle goes), and the destructor ends it. Through those pointers one may see
+  /// what others write later; what is written there stays in this process. `half_written`: leaves
+  /// an array that was held exclusively broken, as if this process had died. Twice is fine. Errors:
+  /// invalid_argument (the creator's draft), no_capacity (no room for another map; the lease stays,
+  /// and its end leaves the array broken if that was asked for).
   Result<void> let_go(bool half_written = false);
   /// Ends the lease now; a second call does nothing. The memory is unmapped: no pointer to it may
   /// be used any more. A draft of its creator is aborted.

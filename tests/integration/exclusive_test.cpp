@@ -1,7 +1,9 @@
 // Exclusive access: one process at a time; what it wrote is there for the next one; what it left
 // half-written says so, wherever it was killed.
+#include <atomic>
 #include <cstring>
 #include <set>
+#include <thread>
 
 #include "tests/integration/scripted_client.hpp"
 #include "tests/support/testing.hpp"
@@ -143,6 +145,51 @@ TEST_CASE("exclusive: what a reader or a writer has let go of is in nobody's way
   EXPECT_OK(reader->let_go());
   auto draft = create_bytes(client, "draft", kBytes, {});
   EXPECT_ERROR(draft->let_go(), invalid_argument);
+}
+
+TEST_CASE("let go: what is left of a handle writes nothing once the last handle has gone") {
+  DaemonFixture daemon;
+  Client client = daemon.connect();
+  Client other = daemon.connect();
+  make_kept(client, "a", 1);
+  auto first = other.attach_any("a", access(Access::write, kWaitForever));
+  auto second = other.attach_any("a", access(Access::write, kWaitForever));
+  std::byte* left = first->writable_data();
+  EXPECT_OK(first->let_go());
+  EXPECT_OK(second->release());
+  CHECK(client.holders("a").value().empty());
+  auto array = alone(client, "a");
+  REQUIRE(array);
+  left[0] = std::byte{9};
+  CHECK(only_byte(*array) == 1);
+}
+
+TEST_CASE("let go: a map that another thread is given meanwhile stays the array's") {
+  constexpr int kRounds = 2'000;
+  DaemonFixture daemon;
+  Client client = daemon.connect();
+  make_kept(client, "a", 0);
+  std::atomic<bool> done = false;
+  std::thread letting_go([&] {
+    while (!done) {
+      auto array = client.attach_any("a", access(Access::write, kWaitForever));
+      if (!array || !array->let_go()) break;
+    }
+  });
+  int lost = 0;
+  for (int n = 1; n <= kRounds; ++n) {
+    const auto byte = static_cast<std::byte>(n);
+    {
+      auto array = client.attach_any("a", access(Access::write, kWaitForever));
+      std::this_thread::yield();
+      if (array) array->writable_data()[1] = byte;
+    }
+    auto reader = client.attach_any("a");
+    if (!reader || reader->data()[1] != byte) ++lost;
+  }
+  done = true;
+  letting_go.join();
+  CHECK(lost == 0);
 }
 
 TEST_CASE("exclusive: a child does not inherit the map, its address stays empty") {

@@ -180,7 +180,12 @@ def pid():
 def unit_of(pid):
     return open(f"/proc/{pid}/cgroup").read()
 def user_socket(verb):
-    subprocess.check_call(["systemctl", "--user", verb, "shmstored.socket"])
+    # Refused while the service of the same name is still ending.
+    until = time.monotonic() + 60
+    while subprocess.call(["systemctl", "--user", verb, "shmstored.socket"]) != 0:
+        if time.monotonic() > until:
+            sys.exit("the socket unit: " + verb + " failed")
+        time.sleep(0.1)
 ctl("create", "x", "--shape", "3", "--dtype", "f8")
 first = pid()
 answers = dict(started_in=unit_of(first), own=unit_of("self"))

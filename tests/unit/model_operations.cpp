@@ -398,6 +398,9 @@ void Store::abort(Session session, Request request, Key key, const Name& name) {
     const Array& array = found->second;
     if (!owns(session, array)) return denied(session, array, true);
     if (array.state == State::dying && !array.aborted) return ErrorCode::not_found;
+    // A maker that did not hear of the publishing lets go.
+    const bool made_here = has(array.spec, kCreateUnseen) && array.creator == session;
+    if (made_here && array.state == State::mutable_) return std::nullopt;
     const bool complete = array.state != State::draft && array.state != State::dying;
     return complete ? std::optional(ErrorCode::invalid_argument) : std::nullopt;
   }();

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "tests/unit/registry_fixture.hpp"
 
 using namespace shmstore;
@@ -323,6 +325,45 @@ TEST_CASE(
     store.as<Done>(store.abort(alice, with_id(id)));
     CHECK(store.state(taken) == State::mutable_);
   }
+}
+
+TEST_CASE("create: one event serves a bounded number of waiting creates, a tick the rest") {
+  constexpr int kWaiting = 40;
+  Limits limits = test_limits();
+  limits.capacity = (kWaiting + 1) * (kPageBytes + record_bytes(Store::spec("")));
+  Store store(limits);
+  const SessionId alice = store.join(kAlice);
+  const ArrayId all = store.granted(store.create(alice, Store::spec("", kWaiting * kPageBytes)));
+  std::vector<RequestId> waiting;
+  for (int i = 0; i < kWaiting + 1; ++i) {
+    CreateSpec spec = Store::spec("", kPageBytes);
+    spec.timeout_ms = -1;
+    waiting.push_back(store.create(alice, spec));
+  }
+  const auto open = [&] {
+    return std::count_if(waiting.begin(), waiting.end(),
+                         [&](RequestId id) { return store.open(id); });
+  };
+  const auto before = open();
+  store.release(alice, all, Access::write);
+  const auto after = open();
+  CHECK(after < before);
+  CHECK(before - after <= 16);
+  REQUIRE(store.registry.next_deadline_ms().has_value());
+  for (int ticks = 0; ticks < kWaiting && open() > 0; ++ticks) store.tick(0);
+  CHECK(open() == 0);
+}
+
+TEST_CASE("create: a maker that gives up a published array lets go of it") {
+  Store store;
+  const SessionId alice = store.join(kAlice);
+  CreateSpec spec = Store::spec("x");
+  spec.options = protocol::kCreateMutable | protocol::kCreateUnseen | protocol::kCreateKeep;
+  const ArrayId made = store.granted(store.create(alice, spec));
+  store.as<Sealed>(store.publish(alice, made));  // The answer did not arrive in time.
+  store.as<Done>(store.abort(alice, with_id(made)));
+  CHECK(store.registry.find(made)->leases == 0);
+  CHECK(store.state(made) == State::mutable_);
 }
 
 TEST_CASE("create: only a mutable array waits to be published") {
