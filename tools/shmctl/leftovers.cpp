@@ -122,8 +122,8 @@ Result<Books> read_books(Client& client) {
   return books;
 }
 
-/// One look at the store; `settled` says whether it can be the last. There is no gc before it, which
-/// would end the hand-overs that count: the daemon asks for freed memory by itself.
+/// One look at the store; `settled` says whether it can be the last. There is no gc before it: that
+/// would end the hand-overs that count. The daemon asks for freed memory by itself.
 Result<Leftovers> look(Client& client, const PrivateDaemon& daemon,
                        std::uint64_t descriptors_before) {
   const std::vector<pid_t> living = living_descendants(daemon);
