@@ -7,7 +7,9 @@ import pickle
 import shelve
 import subprocess
 import sys
+import tempfile
 import threading
+import types
 import warnings
 
 import numpy as np
@@ -20,7 +22,8 @@ from shmstore import SharedArray, _by_value
 @pytest.fixture(autouse=True)
 def not_warned(monkeypatch):
     monkeypatch.setattr(_by_value, "_warned", False)
-    monkeypatch.setattr(_by_value, "_looked", 0.0)
+    monkeypatch.setattr(_by_value, "_looks", 0)
+    monkeypatch.setattr(_by_value, "_look_again", 0.0)
 
 
 def is_plain(data, x):
@@ -193,19 +196,117 @@ def test_nothing_is_told_of_what_goes_to_no_file(client):
         warnings.simplefilter("error")
         for send in (pickle.dumps, lambda x: pickle.dump(x, io.BytesIO()),
                      lambda x: pickle.dump(x, pipe)):  # fmt: skip
-            _by_value._looked = 0.0
             send(x)
     os.close(read)
 
 
-def test_looking_for_files_is_rare(client, monkeypatch):
+def test_a_file_is_told_right_after_pickles_in_memory(client, tmp_path):
     x = client.put("x", np.arange(20.0))
-    looked = []
-    monkeypatch.setattr(_by_value, "_file_of_pickler", lambda: looked.append(1))
-    monkeypatch.setattr(_by_value, "_LOOK_AGAIN_S", 1000)
-    for _ in range(10):
+    for _ in range(49):
         pickle.dumps(x)
-    assert len(looked) == 1
+    with pytest.warns(UserWarning, match="is a handle of array 'x'"):
+        by_pickle(x, tmp_path / "file")
+
+
+def test_a_warning_that_raises_leaves_no_handle_in_flight(client, tmp_path):
+    x = client.put("x", np.arange(20.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="is a handle of array 'x'"):
+            by_pickle(x, tmp_path / "file")
+    assert client.info("x")["in_flight"] == 0
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+
+def test_looking_for_files_takes_a_hundredth_of_the_time(monkeypatch):
+    clock, looks, takes = Clock(), [], 0.0
+
+    def look():
+        looks.append(clock.now)
+        clock.now += takes
+
+    monkeypatch.setattr(_by_value, "time", clock)
+    monkeypatch.setattr(_by_value, "_file_of_pickler", look)
+    for _ in range(100):
+        _by_value.warn_of_file("x")
+    assert len(looks) == 50  # The first have no limit.
+    for takes, pause in ((0.0, 0.1), (0.5, 50.0)):
+        clock.now += 1000
+        looks.clear()
+        _by_value.warn_of_file("x")
+        clock.now += pause * 0.99
+        _by_value.warn_of_file("x")
+        assert len(looks) == 1, (takes, pause)
+        clock.now += pause * 0.02
+        _by_value.warn_of_file("x")
+        assert len(looks) == 2, (takes, pause)
+
+
+def test_many_young_objects_are_not_looked_through(client, monkeypatch):
+    """As where the garbage collector is disabled."""
+    x = client.put("x", np.arange(20.0))
+    asked = []
+    count = [20_001, 0, 0]
+    collector = types.SimpleNamespace(
+        get_count=lambda: count,
+        get_objects=lambda generation: asked.append(generation) or [],
+        get_referents=lambda _: [],
+    )
+    monkeypatch.setattr(_by_value, "gc", collector)
+    pickle.dumps(x)
+    assert asked == []
+    count[0] = 20_000
+    pickle.dumps(x)
+    assert asked == [0, 1]
+
+
+class Remote:
+    """A file of the user's."""
+
+    def __init__(self, fileno):
+        self.data, self._fileno = b"", fileno
+
+    def write(self, data):
+        self.data += bytes(data)
+
+    def fileno(self):
+        return self._fileno()
+
+
+@pytest.mark.parametrize("kind", [NotImplementedError, RuntimeError, KeyError])
+def test_a_file_may_raise_what_it_likes_when_it_is_asked(client, kind):
+    def fileno():
+        raise kind("no")
+
+    x = client.put("x", np.arange(20.0))
+    for dump in (pickle.dump, pickle._dump):
+        remote = Remote(fileno)
+        dump(x, remote)
+        assert np.array_equal(pickle.loads(remote.data), x)
+
+
+def test_a_spooled_file_stays_in_memory(client):
+    x = client.put("x", np.arange(20.0))
+    for dump in (pickle.dump, pickle._dump):
+        with tempfile.SpooledTemporaryFile(1 << 20) as file:
+            dump(x, file)
+            assert not file._rolled
+
+
+def test_nothing_is_told_of_a_file_without_a_name(client):
+    """A program reads it while it runs, or hands it to others."""
+    x = client.put("x", np.arange(20.0))
+    with warnings.catch_warnings(), tempfile.TemporaryFile() as file:
+        warnings.simplefilter("error")
+        pickle.dump(x, file)
+        with os.fdopen(os.memfd_create("x"), "wb") as memory:
+            pickle.dump(x, memory)
 
 
 def test_a_program_sees_the_warning(daemon, tmp_path):

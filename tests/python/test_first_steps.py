@@ -155,6 +155,27 @@ def run(daemon, text, *options):
     )  # fmt: skip
 
 
+SHOWN = "warnings.warn('shmstore: gone', ResourceWarning)"
+FILTERS = {
+    "nothing": ([], "", True),
+    "an unrelated -W": (["-W", "error::UserWarning"], "", True),
+    "-W default": (["-W", "default"], "", True),
+    "-W ignore": (["-W", "ignore"], "", False),
+    "-W ignore of the kind": (["-W", "ignore::ResourceWarning"], "", False),
+    "simplefilter": ([], "warnings.simplefilter('ignore')", False),
+    "simplefilter of the kind": ([], "warnings.simplefilter('ignore', ResourceWarning)", False),
+    "none": ([], "warnings.resetwarnings()", True),
+}
+
+
+@pytest.mark.parametrize("case", FILTERS)
+def test_who_filters_warnings_stays_in_charge(daemon, case):
+    options, before, shown = FILTERS[case]
+    text = f"import warnings\n{before}\nimport shmstore\n{SHOWN}"
+    done = run(daemon, text, *options)
+    assert done.returncode == 0 and ("shmstore: gone" in done.stderr) is shown, done
+
+
 # --- what is printed ------------------------------------------------------------------------------
 
 

@@ -187,7 +187,39 @@ def test_an_object_is_not_resolved_for_the_report(shm, monkeypatch):
         def __getattr__(self, name):
             raise AssertionError(name)
 
-    assert shmstore._report.bytes_inside(Proxy()) == 0
+    assert shmstore._report.bytes_inside(Proxy())[0] == 0
+
+
+def test_a_state_is_not_asked_for_the_report(shm):
+    class Costly:
+        __slots__ = ()
+        asked = 0
+
+        def __getstate__(self):
+            Costly.asked += 1
+            return {"large": np.zeros(LARGE)}
+
+    shm.share([Costly(), Model(Costly())])
+    assert Costly.asked == 0
+
+
+def test_the_report_takes_no_time_for_many_objects(shm, monkeypatch):
+    looks = []
+    inside = shmstore._report.bytes_inside
+
+    def counted(x, *limit):
+        found = inside(x, *limit)
+        looks.append((type(x), found[1]))
+        return found
+
+    monkeypatch.setattr("shmstore._report.bytes_inside", counted)
+    shm.share([Model(i) for i in range(1000)])
+    assert len(looks) == 20
+    looks.clear()
+    kinds = [type(f"Model{i}", (Model,), {}) for i in range(100)]
+    shm.share([kind(list(range(900))) for kind in kinds])
+    # The last one begins below the limit, and has 900.
+    assert sum(objects for _, objects in looks) < 5000 + 1000 and len(looks) < 10
 
 
 def test_share_tells_which_columns_it_leaves(shm, monkeypatch):

@@ -18,8 +18,6 @@ there is none. It may be used from any thread and goes on working in a forked ch
 from __future__ import annotations
 
 import importlib
-import sys
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar
 
@@ -43,6 +41,7 @@ from ._errors import (
     QuotaExceeded,
     TimedOut,
 )
+from ._errors import show_resource_warnings as _show_resource_warnings
 from ._ext import __version__, release
 from ._hold import Handle
 from ._opened import hold_opened
@@ -341,9 +340,7 @@ def _finish() -> None:
         member = globals()[name]
         if isinstance(member, type) and member is not SharedArray:
             member.__module__ = __name__
-    # Python hides this kind, and it is for those who begin: an array that is gone at once.
-    if not sys.warnoptions:
-        warnings.filterwarnings("default", message="shmstore: ", category=ResourceWarning)
+    _show_resource_warnings()
 
 
 _finish()

@@ -1,7 +1,12 @@
 """The exceptions: one class per error code of the store, each also the builtin that a Python
-programmer expects."""
+programmer expects. And whether the store's ResourceWarnings are shown."""
 
 from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import MutableSequence
+from typing import Any, cast
 
 __all__ = [
     "Aborted",
@@ -135,3 +140,13 @@ def shown(value: object) -> str:
     except Exception:  # a number too long for Python to write, for example
         text = f"this {type(value).__name__}"
     return text if len(text) <= 80 else text[:79] + "…"
+
+
+def show_resource_warnings() -> None:
+    """Python hides this kind, and ours is for those who begin: an array that is gone at once. Only
+    Python's own filter, which is the last, is overruled: the user's are before it, also the same
+    one, which Python then moves."""
+    filters = cast("MutableSequence[Any]", warnings.filters)
+    ours = ("default", re.compile("shmstore: ", re.IGNORECASE), ResourceWarning, None, 0)
+    if filters[-1:] == [("ignore", None, ResourceWarning, None, 0)] and ours not in filters:
+        filters.insert(len(filters) - 1, ours)

@@ -71,6 +71,8 @@ def reduce_array(array: SharedArray, protocol: Any, once: bool = False) -> Any:
         offset = offset_in(lease, array)
         same = text == lease.dtype
         view = (None if same else text, array.shape, offset, array.strides)
+    if not once:
+        by_value.warn_of_file(lease.name)
     try:
         number = lease.handover(once)
     except (NotFound, Aborted):  # Deleted or replaced: nobody can attach to it any more.
@@ -85,8 +87,6 @@ def reduce_array(array: SharedArray, protocol: Any, once: bool = False) -> Any:
         arguments.append(view)
     if len(pickle.dumps((number, *arguments), 2)) + _PICKLE_BYTES > _HANDLE_BYTES_MAX:
         arguments[4] = None
-    if not number:
-        by_value.warn_of_file(lease.name)
     return (open_once, (number, *arguments)) if number else (open, tuple(arguments))
 
 

@@ -1,7 +1,8 @@
 """What ``share`` says about large data that it leaves to be pickled by value: a warning, once for
 each kind of object.
 
-How much an object holds is a guess from its attributes: nothing is pickled for it.
+How much an object holds is a guess from its attributes: nothing is pickled for it, and no method
+of the user's is called. It is to take no time: what is beyond the limits here is not told.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from .sharing import in_store
 
 #: So many objects are looked at in one of the user's, and in one container of it.
 _OBJECTS_MAX = 1000
+#: And so many in one call of share.
+_CALL_OBJECTS_MAX = 5000
+#: So many of one type are looked into in one call.
+_LOOKS_MAX = 20
 
 _ATOMS = (type(None), bool, int, float, complex, str, type, ModuleType, FunctionType,
           BuiltinFunctionType)  # fmt: skip
@@ -32,6 +37,8 @@ class Report:
 
     def __init__(self, large: Callable[[int], bool]) -> None:
         self._large = large
+        self._objects = _CALL_OBJECTS_MAX
+        self._looks: dict[type, int] = {}
 
     def on(self, leaf: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """``leaf``, which shares one object, and what it leaves is noted."""
@@ -60,9 +67,18 @@ class Report:
                 self._tell(what, nbytes, "only numpy's dtypes without objects can be")
             return
         if shared is x and kind not in _told:
-            nbytes = arrow_by_value(x) if package == "pyarrow" else bytes_inside(x)
+            nbytes = arrow_by_value(x) if package == "pyarrow" else self._bytes_inside(x)
             if self._large(nbytes):
                 self._tell(kind, nbytes, "arrays, pandas, Arrow and containers of them can be")
+
+    def _bytes_inside(self, x: Any) -> int:
+        looks = self._looks.get(type(x), 0)
+        if looks >= _LOOKS_MAX or self._objects <= 0:
+            return 0
+        self._looks[type(x)] = looks + 1
+        nbytes, objects = bytes_inside(x, self._objects)
+        self._objects -= objects
+        return nbytes
 
     def _tell(self, what: str, nbytes: int, why: str) -> None:
         if what in _told:
@@ -76,10 +92,11 @@ class Report:
         )
 
 
-def bytes_inside(x: Any) -> int:
-    """About how many bytes of arrays outside the store an object of any kind refers to."""
-    total, todo, seen = 0, [x], {id(x): x}
-    while todo and len(seen) < _OBJECTS_MAX:
+def bytes_inside(x: Any, objects_max: int = _CALL_OBJECTS_MAX) -> tuple[int, int]:
+    """About how many bytes of arrays outside the store an object of any kind refers to; and how
+    many objects were looked at, numbers and texts among them."""
+    total, todo, seen, looked = 0, [x], {id(x): x}, 1
+    while todo and len(seen) < _OBJECTS_MAX and looked < objects_max:
         node = todo.pop()
         kind = type(node)
         if issubclass(kind, np.ndarray):
@@ -92,11 +109,13 @@ def bytes_inside(x: Any) -> int:
         elif kind.__module__ == "torch" and kind.__name__ in ("Tensor", "Parameter"):
             total += int(node.nbytes)
             continue
-        for child in _children(node):
+        children = _children(node)
+        looked += len(children)
+        for child in children:
             if not issubclass(type(child), _ATOMS) and id(child) not in seen:
                 seen[id(child)] = child
                 todo.append(child)
-    return total
+    return total, looked
 
 
 def _children(x: Any) -> list[Any]:
@@ -115,7 +134,8 @@ def _children(x: Any) -> list[Any]:
         state = getattr(x, "__dict__", None)
         if state:
             found.extend(list(state.values())[:_OBJECTS_MAX])
-        elif not found and _has_state(kind):  # as the trees of scikit-learn, which are not Python's
+        elif not found and kind.__module__.partition(".")[0] == "sklearn" and _has_state(kind):
+            # Its trees are not Python's, and quick. Another's may take seconds.
             found.append(x.__getstate__())
     except Exception:
         # Whatever a class of the user's raises: this is for a warning only.
