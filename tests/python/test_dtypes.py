@@ -144,13 +144,26 @@ def test_other_kinds_of_arrays_are_plain_data(client, tmp_path):
 
 
 @pytest.mark.parametrize("masked", [np.ma.array([1.0, 2.0], mask=[True, False]), np.ma.masked,
-                                    np.ma.array([1.0]), [np.ma.array([1.0], mask=[True])]])
+                                    np.ma.array([1.0]), [np.ma.array([1.0], mask=[True])],
+                                    [[1.0], (np.ma.array([1.0], mask=[True]),)]])
 def test_a_mask_is_not_dropped(shm, masked):  # fmt: skip
     for put in (lambda: shm.put("x", masked), lambda: shm.cached("x", lambda: masked),
                 lambda: shm.put_many({"x": masked})):  # fmt: skip
         with pytest.raises(shmstore.InvalidArgument, match=r"^array: .* mask.*share\(x\) keeps it"):
             put()
+    for fill in (lambda: shm.full(2, masked), lambda: shm.full((2, 1, 1, 2), masked, "i4"),
+                 lambda: shm.full_like(np.zeros(2), masked)):  # fmt: skip
+        text = r"^fill_value: .* mask.*share\(x\) keeps it"
+        with pytest.raises(shmstore.InvalidArgument, match=text):
+            fill()
     assert shm.list() == []
+
+
+def test_a_list_that_holds_itself_is_refused(shm):
+    endless = [1.0]
+    endless += [endless, endless]
+    with pytest.raises(shmstore.InvalidArgument, match="^array: "):
+        shm.put("x", endless)
 
 
 def layouts(dtype):

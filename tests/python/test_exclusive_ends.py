@@ -152,6 +152,24 @@ def test_a_thread_that_fails_breaks_what_it_attached(client, grid, script, scope
     assert client.info(grid)["state"] == "broken"
 
 
+HOOKS = {
+    "alone": "lambda args: print(args.exc_type.__name__)",
+    "calls the one before": "lambda args, before=threading.excepthook: before(args)",
+}
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_hook_for_threads_may_be_replaced_later(client, grid, script, hook):
+    first = (
+        "shm.create('first', 3, mutable=True, keep=True)\n"
+        "with shm.attach('first', 'r+', exclusive=True): pass\n"
+    )
+    begin, end = THREAD.format(scope="global x", end="raise ValueError").split("def work", 1)
+    done = script(f"{begin}{first}threading.excepthook = {HOOKS[hook]}\ndef work{end}")
+    assert done.stdout == "ValueError\nbroken\n", done
+    assert client.info(grid)["state"] == "broken"
+
+
 def test_a_thread_that_ends_hands_over(client, grid, script):
     done = script(THREAD.format(scope="global x", end="sys.exit(0)"))
     assert done.stdout == "SystemExit\nmutable\n", done

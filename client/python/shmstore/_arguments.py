@@ -114,7 +114,7 @@ def attrs_text(attrs: Optional[Mapping[str, Any]]) -> str:
 
 def source(array: Any) -> np.ndarray[Any, Any]:
     """What ``put`` copies from."""
-    _refuse_masked(array)
+    refuse_masked(array, "array")
     try:
         found = np.asarray(array)
     except (TypeError, ValueError) as error:  # nested sequences of different lengths, for example
@@ -124,13 +124,20 @@ def source(array: Any) -> np.ndarray[Any, Any]:
     return found
 
 
-def _refuse_masked(array: Any) -> None:
-    parts = array if isinstance(array, (list, tuple)) else (array,)
-    if any(isinstance(part, np.ma.MaskedArray) for part in parts):
-        raise InvalidArgument(
-            "array: a masked array would lose its mask; share(x) keeps it, put(name, x.data) and "
-            "put(name, np.ma.getmaskarray(x)) are its parts, x.filled() has the mask's value in it"
-        )
+def refuse_masked(array: Any, field: str) -> None:
+    """Raises for a masked array, also in nested lists and tuples: numpy takes its data only."""
+    todo, seen = [array], set()
+    while todo:
+        node = todo.pop()
+        if isinstance(node, np.ma.MaskedArray):
+            raise InvalidArgument(
+                f"{field}: a masked array would lose its mask; share(x) keeps it, "
+                "put(name, x.data) and put(name, np.ma.getmaskarray(x)) are its parts, "
+                "x.filled() has the mask's value in it"
+            )
+        if isinstance(node, (list, tuple)) and id(node) not in seen:
+            seen.add(id(node))
+            todo.extend(x for x in node if isinstance(x, (list, tuple, np.ma.MaskedArray)))
 
 
 def _no_array(x: Any) -> str:

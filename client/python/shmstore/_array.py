@@ -187,7 +187,9 @@ class SharedArray(_ext.ArrayBase):
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         """ndarray, which ``type(x)`` is a subclass of. ``joblib.hash`` goes by this: arrays with
-        the same contents are the same arguments to a cached function."""
+        the same contents are the same arguments to a cached function. So does
+        ``functools.singledispatch``, which chooses what is registered for ndarray; and
+        ``x.__class__ = …`` raises AttributeError: ``x.view(kind)`` makes another class of it."""
         return np.ndarray if type(self) is SharedArray else type(self)
 
     @property

@@ -4,7 +4,10 @@ the end of a ``with`` block and of the interpreter.
 What is half-written must not be taken for whole. So these leave the array broken, as a killed
 process does: a block that ends by an exception, a program that does, a child of multiprocessing
 that does (or by ``sys.exit`` with a status that is not 0; of a program Python does not tell), and a
-thread that does, for what it attached. An exception that somebody catches is not seen.
+thread that does, for what it attached. An exception that somebody catches is not seen: also not
+where a ProcessPoolExecutor does, which ends a worker whose initializer fails as any other. Nor is
+one of a thread where ``threading.excepthook`` was replaced, by one that does not call the one
+before, after the last exclusive attach of the process.
 """
 
 from __future__ import annotations
@@ -27,7 +30,6 @@ class _Held(NamedTuple):
 
 _leases: dict[int, _Held] = {}  # by the object's address: they do not compare
 _finalizes_for = 0  # the process that has told multiprocessing
-_hooked: Any = None  # threading.excepthook as it was before this module's
 _told_before_fork: Optional[BaseException] = None  # sys.last_value of the parent
 _handled_at_fork = (0, 0)  # ids of the exception that the parent was handling, and of its traceback
 
@@ -151,17 +153,19 @@ def _finalize() -> None:
 
 def _tell_threading() -> None:
     """A thread that fails is not the end of the program, but of what it was writing."""
-    global _hooked
-    if _hooked is None:  # Once: whoever replaces the hook later may call this one.
-        _hooked, threading.excepthook = threading.excepthook, _thread_failed
+    hook = threading.excepthook
+    # Again where the hook was replaced. Whoever did that may call this module's, which was there
+    # before: so each has its own that it calls, and no two call each other.
+    if not (isinstance(hook, functools.partial) and hook.func is _thread_failed):
+        threading.excepthook = functools.partial(_thread_failed, hook)
 
 
-def _thread_failed(args: Any) -> Any:
+def _thread_failed(hooked: Callable[[Any], Any], args: Any) -> Any:
     if _is_failure(args.exc_value):
         for held in list(_leases.values()):
             if args.thread is not None and held.thread() is args.thread:
                 _let_go_of(held, True)
-    return _hooked(args)
+    return hooked(args)
 
 
 def _after_fork_in_child() -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, cast
 
 import numpy as np
 
-from . import _by_value, _connect
+from . import _arguments, _by_value, _connect
 from ._array import SharedArray, become_reader, lease_around
 from ._errors import InvalidArgument, shown
 
@@ -546,6 +546,7 @@ def full(
     **options: Any,
 ) -> SharedArray:
     """``numpy.full`` in the store; see ``empty``."""
+    _arguments.refuse_masked(fill_value, "fill_value")
     kind = np.asarray(fill_value).dtype if dtype is None else dtype
     return _filled(empty(shape, kind, order, **options), fill_value)
 
@@ -565,10 +566,8 @@ def empty_like(
     like = np.asarray(prototype)
     if order in ("A", "K"):
         order = "F" if like.flags.f_contiguous and not like.flags.c_contiguous else "C"
-    return empty(
-        like.shape if shape is None else shape, like.dtype if dtype is None else dtype, order,
-        **options,
-    )
+    kind = like.dtype if dtype is None else dtype
+    return empty(like.shape if shape is None else shape, kind, order, **options)
 
 
 def zeros_like(prototype: ArrayLike, *args: Any, **options: Any) -> SharedArray:
@@ -585,6 +584,7 @@ def full_like(
     prototype: ArrayLike, fill_value: ArrayLike, *args: Any, **options: Any
 ) -> SharedArray:
     """``numpy.full_like`` in the store; arguments as ``empty_like``."""
+    _arguments.refuse_masked(fill_value, "fill_value")
     return _filled(empty_like(prototype, *args, **options), fill_value)
 
 
