@@ -1,8 +1,8 @@
 """What ``share`` says about large data that it leaves to be pickled by value: a warning, once for
 each kind of object.
 
-How much an object holds is a guess from its attributes: nothing is pickled for it, and no method
-of the user's is called. It is to take no time: what is beyond the limits here is not told.
+How much an object holds is a guess from its attributes: nothing is pickled for it, and no object of
+the user's is asked for its state. It is to take no time: what is beyond the limits here is not told.
 """
 
 from __future__ import annotations
