@@ -2,7 +2,7 @@
 each kind of object.
 
 How much an object holds is a guess from its attributes: nothing is pickled for it, and no object of
-the user's is asked for its state. It is to take no time: what is beyond the limits here is not told.
+the user's is asked for its state. It is to take no time: what is beyond the limits is not told.
 """
 
 from __future__ import annotations
