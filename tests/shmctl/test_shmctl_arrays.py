@@ -347,6 +347,13 @@ def test_seal_hard(store):
     assert (info["state"], info["seal"]) == ("sealed", "hard")
 
 
+def test_seal_hard_of_a_softly_sealed_array(store):
+    create(store, "x")
+    assert store.json("info", "x")["seal"] == "soft"
+    assert store.ctl("seal", "x", "--hard") == "x is sealed\n"
+    assert store.json("info", "x")["seal"] == "hard"
+
+
 def test_seal_is_busy_while_others_write(store):
     create(store, "x", "--mutable")
     child = store.holder("shm.attach('x', mode='r+')")

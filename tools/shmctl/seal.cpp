@@ -9,10 +9,10 @@ using shmstore::ArrayInfo;
 
 namespace {
 
-/// Joins the writers of the array and seals it.
-Result<void> seal(shmstore::Client& client, const SealOptions& options) {
+/// Joins the writers of the array and seals it. One that is sealed softly has no writers to join.
+Result<void> seal(shmstore::Client& client, const SealOptions& options, bool softly_sealed) {
   shmstore::AttachOptions attach_options;
-  attach_options.access = shmstore::Access::write;
+  attach_options.access = softly_sealed ? shmstore::Access::read : shmstore::Access::write;
   attach_options.timeout = options.wait;  // for who has it exclusively
   Result<AnyArray> array = attach(client, options.name, attach_options);
   if (!array) return array.error();
@@ -30,9 +30,10 @@ int run_seal(const Globals& globals, const SealOptions& options) {
   Result<ArrayInfo> info = find_info(*client, options.name);
   if (!info) return fail(info.error());
   // Nobody can attach a sealed array for writing; sealing it again is no mistake.
-  const bool sealed_before = info->state == "sealed" && !(options.hard && info->sealed != "hard");
+  const bool sealed = info->state == "sealed";
+  const bool sealed_before = sealed && !(options.hard && info->sealed != "hard");
   if (!sealed_before) {
-    if (Result<void> sealed = seal(*client, options); !sealed) return fail(sealed.error());
+    if (Result<void> done = seal(*client, options, sealed); !done) return fail(done.error());
   }
   if (globals.json) return print_json(admin_on(*client, "info", options.name));
   say(options.name + (sealed_before ? " was sealed already" : " is sealed"));
