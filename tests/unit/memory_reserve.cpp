@@ -24,7 +24,7 @@ std::size_t mapped_bytes() {
 }
 
 /// In a process of its own: the exit code says how far it came.
-int use_up_memory() {
+[[maybe_unused]] int use_up_memory() {
   hold_memory_reserve();
   if (memory_is_short()) return 1;
   rlimit limit{};
